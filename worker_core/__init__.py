@@ -1,0 +1,1 @@
+"""worker-core: a background worker for LLM jobs on BullMQ queues."""
