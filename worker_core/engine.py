@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import enum
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from collections.abc import Mapping
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 __all__ = [
@@ -25,14 +27,20 @@ __all__ = [
     "EmbedAnswer",
     "EmbedCall",
     "Engine",
+    "EngineProgress",
     "Host",
     "HostLimits",
     "Message",
     "Operation",
+    "Phase",
 ]
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
-"""A value that JSON can carry; opaque to the worker (tools, schemas, options)."""
+if TYPE_CHECKING:
+    JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+    """A value that JSON can carry; opaque to the worker (tools, schemas, options)."""
+else:
+    # Recursive only for the type checker: when data gets its shape, anything may stand here.
+    JSON = Any
 
 
 class Operation(enum.Enum):
@@ -40,6 +48,24 @@ class Operation(enum.Enum):
 
     CHAT = "chat"
     EMBED = "embeddings"
+
+
+class Phase(enum.Enum):
+    """What a call to an engine is waiting for."""
+
+    WAITING = "waiting"
+    """For a place on a host."""
+    LOADING = "loading"
+    """For its model: the host does not list it as loaded."""
+    GENERATING = "generating"
+
+
+@attrs.frozen
+class EngineProgress:
+    """How far a call is; `tokens` counts the pieces of the answer so far."""
+
+    phase: Phase
+    tokens: int = 0
 
 
 @attrs.frozen

@@ -188,7 +188,12 @@ class EngineError(JobError):
     def __init__(self, failure: FailureClass, message: str, *, status: int | None = None) -> None:
         self.failure = failure
         self.status = status
+        self.message = message
         super().__init__(f"{failure.value}: {message}")
+
+    def copy(self) -> EngineError:
+        """Return the same failure as an error of its own, for each of several who wait for it."""
+        return EngineError(self.failure, self.message, status=self.status)
 
     @property
     def retryable(self) -> bool:  # type: ignore[override]  # decided per failure here, per class elsewhere

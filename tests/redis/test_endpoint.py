@@ -1,0 +1,88 @@
+"""URLs, taken apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker_core.errors import ConfigError
+from worker_core.redis import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://", Endpoint()),
+        ("redis://example.org", Endpoint(host="example.org")),
+        ("valkey://h:7000/2", Endpoint(host="h", port=7000, db=2)),
+        ("redis://h/?db=3", Endpoint(host="h", db=3)),
+        ("redis://:pw@h:1", Endpoint(host="h", port=1, password="pw")),
+        ("redis://u:p%40s%2Fs%3A@h", Endpoint(host="h", username="u", password="p@s/s:")),
+        ("redis://u@h", Endpoint(host="h", username="u")),
+        ("redis://[::1]:6380/1", Endpoint(host="::1", port=6380, db=1)),
+        ("unix:///run/valkey.sock", Endpoint(path="/run/valkey.sock")),
+        ("valkey+unix:///a%20b?db=4", Endpoint(path="/a b", db=4)),
+        ("redis+unix://u:p@/s", Endpoint(path="/s", username="u", password="p")),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, expected: Endpoint) -> None:
+    assert Endpoint.from_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "scheme none is not known: expected redis://"),
+        ("localhost:6379", "scheme none is not known"),
+        ("redis:h:6379", "scheme none is not known"),
+        ("http://h", "scheme 'http' is not known"),
+        ("rediss://h", "TLS, which is not supported yet"),
+        ("valkeys://h", "TLS, which is not supported yet"),
+        ("redis://h:0", "port is not a number from 1 to 65535"),
+        ("redis://h:70000", "port is not a number from 1 to 65535"),
+        ("redis://h:x", "port is not a number from 1 to 65535"),
+        ("redis://h/x", "the database must be a number from 0, found 'x'"),
+        ("redis://h/-1", "found '-1'"),
+        ("redis://h?db=1.5", "found '1.5'"),
+        ("redis://h?dbs=1", "option 'dbs' is not known"),
+        ("unix://run/s", "three slashes"),
+        ("unix://", "three slashes"),
+        ("redis://[::1", "not a URL"),
+    ],
+)
+def test_a_wrong_url_says_what_to_do(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Endpoint.from_url(url, name="REDIS_URL")
+    assert message in str(caught.value)
+    assert all(fault.path == "REDIS_URL" for fault in caught.value.faults)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Endpoint.from_url("redis://h:x/y?z=1")
+    assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize("url", ["redis://u:secret@h:x", "rediss://u:secret@h", "http://:secret@h"])
+def test_no_message_tells_the_password(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Endpoint.from_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_given_password_replaces_the_url_s() -> None:
+    assert Endpoint.from_url("redis://:old@h", password="new").password == "new"
+    assert Endpoint.from_url("redis://:old@h").password == "old"
+
+
+def test_neither_text_form_tells_the_password() -> None:
+    endpoint = Endpoint.from_url("redis://ada:secret@[::1]:7/1")
+    assert str(endpoint) == "redis://ada@[::1]:7/1"
+    assert "secret" not in repr(endpoint)
+    assert str(Endpoint(path="/s", password="secret")) == "unix:///s?db=0"
+
+
+@pytest.mark.parametrize(
+    "endpoint", [Endpoint(host="h", port=7, db=1), Endpoint(path="/s", username="u", db=2)]
+)
+def test_the_text_form_is_a_url(endpoint: Endpoint) -> None:
+    assert Endpoint.from_url(str(endpoint)) == endpoint

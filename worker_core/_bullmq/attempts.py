@@ -1,0 +1,73 @@
+"""Whether a failed job is tried again, and after how long."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker_core._bullmq.job import Backoff, StoredJob
+
+__all__ = ["GiveUp", "NextStep", "RetryAfter", "next_step"]
+
+_LONGEST_DELAY_MS = 2**53 // 4096
+"""BullMQ keeps due times as `ms * 4096` in a double; more would not be exact. (285 years.)"""
+
+
+@attrs.frozen
+class RetryAfter:
+    """Try again; 0 ms is at once."""
+
+    delay_ms: int
+
+
+@attrs.frozen
+class GiveUp:
+    """Fail for good; `because` says what stands in the way where it is not the attempts."""
+
+    because: str | None = None
+
+
+NextStep: TypeAlias = RetryAfter | GiveUp
+
+
+def next_step(job: StoredJob, *, retryable: bool, random: Callable[[], float]) -> NextStep:
+    """Decide what follows the failure of the attempt that has just run.
+
+    `random` gives numbers in [0, 1) for the jitter.
+    """
+    if not retryable or job.attempts_made + 1 >= job.options.attempts:
+        return GiveUp()
+    backoff = job.options.backoff
+    if backoff is None:
+        return RetryAfter(0)
+    # The failed attempt counts: BullMQ's strategies are called with attemptsMade + 1.
+    return _delay(backoff, job.attempts_made + 1, random)
+
+
+def _delay(backoff: Backoff, attempts_made: int, random: Callable[[], float]) -> NextStep:
+    match backoff.type:
+        case "fixed":
+            longest = backoff.delay
+        case "exponential":
+            # 2 ** 1023 is the last that a float holds; the cap below is far under it.
+            longest = _round_half_up(2.0 ** min(attempts_made - 1, 1000) * backoff.delay)
+        case unknown:
+            return GiveUp(
+                f"unknown backoff type {unknown[:40]!r}: use 'fixed' or 'exponential'"
+            )
+    delay = longest
+    if backoff.jitter > 0:
+        delay = math.floor(random() * longest * backoff.jitter + longest * (1 - backoff.jitter))
+    if delay < 0:
+        return GiveUp()
+    return RetryAfter(int(min(delay, _LONGEST_DELAY_MS)))
+
+
+def _round_half_up(value: float) -> float:
+    """Round as JavaScript's `Math.round` does; Python's rounds halves to even."""
+    return math.floor(value + 0.5) if math.isfinite(value) else value

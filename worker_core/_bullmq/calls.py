@@ -1,0 +1,267 @@
+"""Building the calls of the protocol: which script, which keys, which arguments. Pure.
+
+Each function's source is the head comment of the Lua script that it is named after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import attrs
+import msgpack
+
+from worker_core._bullmq.job import KeepJobs, StoredJob
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.scripts import load_script
+from worker_core.redis import Script
+
+__all__ = [
+    "Argument",
+    "ClaimOptions",
+    "ScriptCall",
+    "add_log",
+    "claim",
+    "delay",
+    "extend_locks",
+    "find_owned",
+    "finish",
+    "give_back",
+    "is_finished",
+    "now_ms",
+    "retry",
+    "update_progress",
+]
+
+Argument: TypeAlias = str | bytes | int | float
+
+
+@attrs.frozen
+class ScriptCall:
+    """One call of one script, ready for any client."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Argument, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ClaimOptions:
+    """What a worker says of itself in each claim."""
+
+    worker: str
+    """Becomes `processedBy`."""
+    lock_ms: int
+    keep_completed: KeepJobs = KeepJobs(count=-1)
+    keep_failed: KeepJobs = KeepJobs(count=-1)
+
+
+def now_ms() -> int:
+    """Return the time as BullMQ keeps it: milliseconds since the epoch, by this machine's clock."""
+    return int(time.time() * 1000)
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def _fetch_keys(keys: QueueKeys) -> tuple[str, ...]:
+    return (
+        *(keys.wait, keys.active, keys.prioritized, keys.events, keys.stalled),
+        *(keys.limiter, keys.delayed, keys.paused, keys.meta, keys.pc),
+    )
+
+
+def claim(keys: QueueKeys, token: str, options: ClaimOptions) -> ScriptCall:
+    """Move the next job to active, lock it and return it."""
+    packed = _pack({"token": token, "lockDuration": options.lock_ms, "name": options.worker})
+    return ScriptCall(
+        load_script("moveToActive"),
+        (*_fetch_keys(keys), keys.marker),
+        (keys.base, now_ms(), packed),
+    )
+
+
+def find_owned(keys: QueueKeys, token: str) -> ScriptCall:
+    """Return the active job whose lock is the token's, if there is one."""
+    return ScriptCall(load_script("findOwnedJob"), (keys.active,), (keys.base, token))
+
+
+@attrs.frozen(kw_only=True)
+class Finish:
+    """How a job ends: `completed` with JSON, or failed with a reason and the traces so far."""
+
+    completed: bool
+    value: bytes
+    """The return value as JSON, or the failure's reason as text; never empty."""
+    stacktrace: bytes | None = None
+    at_ms: int = attrs.field(factory=now_ms)
+
+
+def finish(
+    keys: QueueKeys,
+    job: StoredJob,
+    token: str,
+    ending: Finish,
+    options: ClaimOptions,
+    *,
+    fetch_next: bool,
+) -> ScriptCall:
+    """Move an active job to completed or failed, let its lock go, and bring the next one along."""
+    asked = job.options.remove_on_complete if ending.completed else job.options.remove_on_fail
+    default = options.keep_completed if ending.completed else options.keep_failed
+    target = "completed" if ending.completed else "failed"
+    packed = _pack(
+        {
+            "token": token,
+            "name": options.worker,
+            "keepJobs": (asked or default).packable(),
+            "lockDuration": options.lock_ms,
+            "attempts": job.options.attempts,
+            "maxMetricsSize": "",
+            "fpof": job.options.fail_parent,
+            "cpof": job.options.continue_parent,
+            "idof": job.options.ignore_dependency,
+            "rdof": job.options.remove_dependency,
+        }
+    )
+    return ScriptCall(
+        load_script("moveToFinished"),
+        (
+            *_fetch_keys(keys),
+            keys.completed if ending.completed else keys.failed,
+            keys.job(job.id),
+            keys.metrics(target),
+            keys.marker,
+        ),
+        (
+            job.id,
+            ending.at_ms,
+            "returnvalue" if ending.completed else "failedReason",
+            ending.value,
+            target,
+            int(fetch_next),
+            keys.base,
+            packed,
+            b"" if ending.stacktrace is None else _failure_fields(ending.value, ending.stacktrace),
+        ),
+    )
+
+
+def _failure_fields(reason: bytes, stacktrace: bytes) -> bytes:
+    """Pack the fields that a failure writes beside its move, as the flat list HMSET takes."""
+    # Old-spec strings: Lua's unpacker gives the same bytes for both, and text stays text.
+    fields = ["failedReason", reason, "stacktrace", stacktrace]
+    packed: bytes = msgpack.packb(fields, use_bin_type=False)
+    return packed
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """A failed attempt that is not the last: raw reason, and the traces as a JSON list."""
+
+    reason: bytes
+    stacktrace: bytes
+
+    def fields(self) -> bytes:
+        """Return the fields to write beside the move."""
+        return _failure_fields(self.reason, self.stacktrace)
+
+
+def retry(keys: QueueKeys, job: StoredJob, token: str, failure: Failure) -> ScriptCall:
+    """Put a failed job back into its queue at once, one attempt spent."""
+    return ScriptCall(
+        load_script("retryJob"),
+        (
+            *(keys.active, keys.wait, keys.paused, keys.job(job.id), keys.meta, keys.events),
+            *(keys.delayed, keys.prioritized, keys.pc, keys.marker, keys.stalled),
+        ),
+        (
+            keys.base,
+            now_ms(),
+            "RPUSH" if job.options.lifo else "LPUSH",
+            job.id,
+            token,
+            failure.fields(),
+        ),
+    )
+
+
+def delay(
+    keys: QueueKeys,
+    job: StoredJob,
+    token: str,
+    delay_ms: int,
+    *,
+    failure: Failure | None,
+    skip_attempt: bool = False,
+) -> ScriptCall:
+    """Move an active job to the delayed ones."""
+    return ScriptCall(
+        load_script("moveToDelayed"),
+        (
+            *(keys.marker, keys.active, keys.prioritized, keys.delayed, keys.job(job.id)),
+            *(keys.events, keys.meta, keys.stalled, keys.wait, keys.limiter, keys.pc),
+        ),
+        (
+            keys.base,
+            now_ms(),
+            job.id,
+            token,
+            delay_ms,
+            "1" if skip_attempt else "0",
+            b"" if failure is None else failure.fields(),
+            "0",
+            b"",
+        ),
+    )
+
+
+def give_back(keys: QueueKeys, job_id: str, token: str) -> ScriptCall:
+    """Put an active job at the head of its queue again, no attempt spent."""
+    return ScriptCall(
+        load_script("moveJobFromActiveToWait"),
+        (
+            *(keys.active, keys.wait, keys.stalled, keys.paused, keys.meta),
+            *(keys.limiter, keys.prioritized, keys.marker, keys.events),
+        ),
+        (job_id, token, keys.job(job_id)),
+    )
+
+
+def extend_locks(keys: QueueKeys, owners: Sequence[tuple[str, str]], lock_ms: int) -> ScriptCall:
+    """Renew the locks of (job id, token) pairs; the reply lists the ids that could not be."""
+    ids = [job_id for job_id, _ in owners]
+    tokens = [token for _, token in owners]
+    return ScriptCall(
+        load_script("extendLocks"),
+        (keys.stalled,),
+        (keys.base, _pack(tokens), _pack(ids), lock_ms),
+    )
+
+
+def is_finished(keys: QueueKeys, job_id: str) -> ScriptCall:
+    """Ask whether a job is completed or failed, and for its value."""
+    return ScriptCall(
+        load_script("isFinished"), (keys.completed, keys.failed, keys.job(job_id)), (job_id, "1")
+    )
+
+
+def update_progress(keys: QueueKeys, job_id: str, progress: bytes) -> ScriptCall:
+    """Publish a job's progress, which must be JSON."""
+    return ScriptCall(
+        load_script("updateProgress"),
+        (keys.job(job_id), keys.events, keys.meta),
+        (job_id, progress),
+    )
+
+
+def add_log(keys: QueueKeys, job_id: str, line: str, keep: int | None) -> ScriptCall:
+    """Append a line to a job's log."""
+    return ScriptCall(
+        load_script("addLog"),
+        (keys.job(job_id), keys.logs(job_id)),
+        (job_id, line, "" if keep is None else keep),
+    )

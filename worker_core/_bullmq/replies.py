@@ -1,0 +1,195 @@
+"""Reading the replies of the protocol's scripts. Pure."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from worker_core._bullmq.job import StoredJob, read_job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "STILL_OWNED",
+    "Claim",
+    "Final",
+    "FinalState",
+    "Finished",
+    "Nothing",
+    "Refusal",
+    "Settled",
+    "read_claim",
+    "read_finish",
+    "read_finished",
+    "read_lost_locks",
+    "read_marker",
+    "read_move",
+    "read_owned",
+    "read_settled",
+]
+
+
+class Refusal(enum.Enum):
+    """Why a script would not move a job."""
+
+    JOB_GONE = -1
+    LOCK_GONE = -2
+    NOT_ACTIVE = -3
+    PENDING_CHILDREN = -4
+    LOCK_STOLEN = -6
+    FAILED_CHILDREN = -9
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the job is no longer this worker's to write for."""
+        return self not in {Refusal.PENDING_CHILDREN, Refusal.FAILED_CHILDREN}
+
+
+@attrs.frozen(kw_only=True)
+class Nothing:
+    """No job to run now."""
+
+    limited_ms: int = 0
+    """How long the queue's rate limit lasts."""
+    due_at_ms: int = 0
+    """When the next delayed job is due, in milliseconds since the epoch; 0 where none is."""
+
+
+Claim: TypeAlias = StoredJob | Nothing
+
+
+@attrs.frozen
+class Finished:
+    """A finish that was accepted, with the job that it brought along."""
+
+    following: Claim
+
+
+def read_claim(reply: object) -> Claim:
+    """Read `moveToActive`: `[hash | 0, id, limit in ms, next due time in ms]`."""
+    match reply:
+        case [list(pairs), bytes(job_id), *_]:
+            return read_job(job_id.decode("utf-8", "replace"), pairs)
+        case [_, _, int(limited_ms), due]:
+            return Nothing(limited_ms=max(0, limited_ms), due_at_ms=_due_ms(due))
+        case _:
+            return Nothing()
+
+
+def _due_ms(due: object) -> int:
+    # The script divides by 4096, so Lua may hand over a float as text.
+    match due:
+        case int():
+            return due
+        case bytes():
+            return int(float(due))
+        case _:
+            return 0
+
+
+def read_finish(reply: object) -> Finished | Refusal:
+    """Read `moveToFinished`: 0, a negative code, or the next job as `moveToActive` gives it."""
+    match reply:
+        case int() if reply < 0:
+            return Refusal(reply)
+        case list():
+            return Finished(read_claim(reply))
+        case _:
+            return Finished(Nothing())
+
+
+def read_move(reply: object) -> Refusal | None:
+    """Read a script that moves a job: a negative code says why it would not."""
+    return Refusal(reply) if isinstance(reply, int) and reply < 0 else None
+
+
+def read_owned(reply: object) -> StoredJob | None:
+    """Read `findOwnedJob`: `[hash, id]` or nothing."""
+    match reply:
+        case [list(pairs), bytes(job_id)]:
+            return read_job(job_id.decode("utf-8", "replace"), pairs)
+        case _:
+            return None
+
+
+def read_lost_locks(reply: Sequence[bytes]) -> frozenset[str]:
+    """Read `extendLocks`: the ids whose lock could not be renewed."""
+    return frozenset(job_id.decode("utf-8", "replace") for job_id in reply)
+
+
+def read_marker(reply: object) -> float:
+    """Read `BZPOPMIN` on the marker: when the next delayed job is due, in ms; 0 for "now"."""
+    match reply:
+        case [_, _, bytes(score)]:
+            return float(score)
+        case _:
+            return 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Settled:
+    """What stands in a job's hash after a settling call was sent and not answered."""
+
+    owned: bool = False
+    """The lock is still the asker's: the call did not run."""
+    exists: bool = True
+    finished_on_ms: int | None = None
+    attempts_made: int = 0
+
+
+STILL_OWNED = Settled(owned=True)
+
+
+def read_settled(fields: object) -> Settled:
+    """Read `HMGET finishedOn atm timestamp` of a job that the asker does not own any more."""
+
+    def number(raw: object) -> int | None:
+        try:
+            return int(raw) if isinstance(raw, bytes) else None
+        except ValueError:
+            return None
+
+    match fields:
+        case [finished_on, attempts_made, timestamp]:
+            return Settled(
+                exists=timestamp is not None,
+                finished_on_ms=number(finished_on),
+                attempts_made=number(attempts_made) or 0,
+            )
+        case _:
+            return Settled(exists=False)
+
+
+class FinalState(enum.Enum):
+    """Where a finished job stands."""
+
+    COMPLETED = 1
+    FAILED = 2
+
+
+@attrs.frozen
+class Final:
+    """A finished job's state with its return value (JSON) or failure reason (text)."""
+
+    state: FinalState
+    value: bytes
+
+
+def read_finished(reply: object) -> Final | Refusal | None:
+    """Read `isFinished`: the end of a job, `None` while it has none, or that the job is gone."""
+    match reply:
+        case [1, bytes(value)]:
+            return Final(FinalState.COMPLETED, value)
+        case [1, *_]:
+            return Final(FinalState.COMPLETED, b"null")
+        case [2, bytes(value)]:
+            return Final(FinalState.FAILED, value)
+        case [2, *_]:
+            return Final(FinalState.FAILED, b"")
+        case [-1, *_]:
+            return Refusal.JOB_GONE
+        case _:
+            return None

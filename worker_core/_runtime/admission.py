@@ -1,0 +1,189 @@
+"""Admission: the wait for a model and a place on a host, before a call may begin.
+
+A load belongs to the worker, not to the job that needed it first: it runs in the worker's own task
+group with a long clock of its own, once for all who wait, one at a time on each host. A job that
+gives up leaves it running. Only so can loading, queueing and generating be told apart, for on the
+wire the first byte covers all three.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+import structlog
+
+from worker_core._runtime.places import ArrivalOrder, PlacePolicy, Places
+from worker_core.engine import Phase
+from worker_core.errors import EngineError, FailureClass
+from worker_core.model_name import canonical_model_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.abc import TaskGroup
+
+    from worker_core.engine import Engine, Host, Operation
+
+__all__ = ["Admission", "AdmissionTimeout", "Entry"]
+
+_log = structlog.get_logger("worker_core.admission")
+
+_FRESH_FOR = timedelta(seconds=30).total_seconds()
+"""How long a model that has just answered counts as loaded without asking the host."""
+
+
+class AdmissionTimeout(EngineError):
+    """The model and a place were not to be had in time; asking again at once would not help."""
+
+
+@attrs.frozen
+class Entry:
+    """Who asks to be admitted, and for what."""
+
+    model: str
+    operation: Operation
+    express: bool
+    on_phase: Callable[[Phase], None]
+
+
+class _Load:
+    """One load in flight: everyone who needs the model waits for the same one."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: EngineError | None = None
+
+
+class _HostState:
+    """What admission knows of a host."""
+
+    def __init__(self, host: Host, policy: PlacePolicy) -> None:
+        self.host = host
+        self.places = Places(host.limits.max_concurrent, policy)
+        self.in_use = 0
+        self.one_load = anyio.Lock()
+        self.loads: dict[tuple[str, Operation], _Load] = {}
+        self.loaded_until: dict[tuple[str, Operation], float] = {}
+
+
+class Admission:
+    """Admits calls to the hosts of one engine. `loads` is the worker's task group for loads."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loads: TaskGroup,
+        *,
+        max_wait: timedelta,
+        policy: PlacePolicy | None = None,
+    ) -> None:
+        order = policy or ArrivalOrder()
+        self._hosts = [_HostState(host, order) for host in engine.hosts]
+        self._loads = loads
+        self._max_wait = max_wait
+
+    @property
+    def max_retries(self) -> int:
+        """How often a call that failed before its first token is made again."""
+        return max(state.host.limits.max_retries for state in self._hosts)
+
+    @asynccontextmanager
+    async def admit(self, entry: Entry) -> AsyncIterator[Host]:
+        """Wait until the model is loaded and a place is free; hold the place for the body.
+
+        Raises `EngineError`: the load's own failure, or `BUSY` after `max_wait`.
+        """
+        state = min(self._hosts, key=lambda candidate: candidate.in_use)
+        state.in_use += 1
+        try:
+            try:
+                with anyio.fail_after(self._max_wait.total_seconds()):
+                    await self._ensure_loaded(state, entry)
+                    entry.on_phase(Phase.WAITING)
+                    await state.places.acquire(entry.model, express=entry.express)
+            except TimeoutError:
+                raise AdmissionTimeout(
+                    FailureClass.BUSY,
+                    f"model {entry.model!r} was not to be had on {state.host.name} within "
+                    f"{self._max_wait.total_seconds():g} s (worker.max_wait)",
+                ) from None
+            try:
+                yield state.host
+            finally:
+                state.places.release()
+        finally:
+            state.in_use -= 1
+
+    def succeeded(self, host: Host, entry: Entry) -> None:
+        """Note that a call was answered: the model is loaded for a while."""
+        self._state_of(host).loaded_until[_key(entry)] = anyio.current_time() + _FRESH_FOR
+
+    def failed(self, host: Host, entry: Entry) -> None:
+        """Note that a call failed: whether the model is loaded must be asked again."""
+        self._state_of(host).loaded_until.pop(_key(entry), None)
+
+    def _state_of(self, host: Host) -> _HostState:
+        return next(state for state in self._hosts if state.host is host)
+
+    async def _ensure_loaded(self, state: _HostState, entry: Entry) -> None:
+        key = _key(entry)
+        if state.loaded_until.get(key, 0.0) > anyio.current_time():
+            return
+        load = state.loads.get(key)
+        if load is None:
+            if canonical_model_name(entry.model) in await state.host.loaded_models():
+                state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
+                return
+            # Somebody else may have begun it while the host was asked.
+            load = state.loads.get(key)
+        if load is None:
+            load = state.loads[key] = _Load()
+            self._loads.start_soon(self._load, state, entry, load)
+        entry.on_phase(Phase.LOADING)
+        await load.done.wait()
+        if load.error is not None:
+            # Each waiter raises an error of its own: one shared would gather all their traces.
+            raise load.error.copy() from load.error
+
+    async def _load(self, state: _HostState, entry: Entry, load: _Load) -> None:
+        key = _key(entry)
+        limit = state.host.limits.load_timeout
+        try:
+            async with state.one_load:
+                began = anyio.current_time()
+                with anyio.fail_after(limit.total_seconds()):
+                    await state.host.load(entry.model, entry.operation)
+            state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
+            _log.info(
+                "model loaded",
+                model=entry.model,
+                host=state.host.name,
+                seconds=round(anyio.current_time() - began, 3),
+            )
+        except TimeoutError:
+            load.error = EngineError(
+                FailureClass.TIMEOUT,
+                f"model {entry.model!r} did not load on {state.host.name} within "
+                f"{limit.total_seconds():g} s",
+            )
+        except EngineError as error:
+            load.error = error
+        except Exception as error:  # noqa: BLE001  # a bug in an engine plugin must not end the worker
+            _log.exception("an engine's load raised what it must not", host=state.host.name)
+            load.error = EngineError(FailureClass.CRASHED, f"loading raised {error!r}")
+        finally:
+            # Also when the worker ends: nobody may wait for a load that is gone.
+            if load.error is None and key not in state.loaded_until:
+                load.error = EngineError(FailureClass.UNREACHABLE, "the worker is stopping")
+            if load.error is not None:
+                _log.warning("model not loaded", model=entry.model, reason=str(load.error))
+            del state.loads[key]
+            load.done.set()
+
+
+def _key(entry: Entry) -> tuple[str, Operation]:
+    return canonical_model_name(entry.model), entry.operation

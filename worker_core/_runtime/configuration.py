@@ -1,0 +1,251 @@
+"""From sources to settings: the core's and those of the enabled plugins, all faults at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from cattrs import Converter
+
+from worker_core._runtime.plugins import PluginClass, compose, import_plugin
+from worker_core._runtime.sources import DEFAULT, Layers, Table
+from worker_core.config import (
+    CoreSettings,
+    LogSettings,
+    QueueSettings,
+    RedisSettings,
+    ResultSettings,
+    SettingInfo,
+    WorkerSettings,
+)
+from worker_core.durations import parse_duration
+from worker_core.errors import ConfigError, Fault, PluginError
+from worker_core.redis import Endpoint
+from worker_core.structure import InvalidData, kind_of, make_converter, structure
+
+if TYPE_CHECKING:
+    from worker_core._runtime.plugins import Composition
+
+__all__ = ["KNOWN_VARIABLES", "Configuration", "Shown", "load"]
+
+_CORE_TABLES: tuple[type[Any], ...] = (
+    WorkerSettings,
+    RedisSettings,
+    QueueSettings,
+    ResultSettings,
+    LogSettings,
+)
+
+KNOWN_VARIABLES: dict[str, tuple[str, ...]] = {
+    "WORKER_TIMEOUT": ("chat",),
+    "ALLOWED_MODELS": ("chat",),
+    "MAX_CONCURRENT_REQUESTS": ("ollama",),
+    "OLLAMA_BASE_URL": ("ollama",),
+    "OLLAMA_TIMEOUT": ("ollama",),
+    "OLLAMA_MAX_RETRIES": ("ollama",),
+}
+"""First-party variables by the plugins that read them, for a notice when none of those is on."""
+
+
+@attrs.frozen
+class Shown:
+    """One effective setting for display; a secret's value is masked already."""
+
+    path: str
+    value: object
+    source: str
+
+
+@attrs.frozen
+class Configuration:
+    """Settings that a worker can start with."""
+
+    core: CoreSettings
+    plugins: tuple[tuple[PluginClass, object], ...]
+    """The enabled ones in order, each with its settings; the engine's comes first."""
+    shown: tuple[Shown, ...]
+    notices: tuple[str, ...]
+
+    def compose(self) -> Composition:
+        """Build the plugins; raises `PluginError`."""
+        return compose(self.plugins, engine=self.core.worker.engine)
+
+
+def load(layers: Layers, faults: list[Fault]) -> Configuration:
+    """Return the settings that the layers amount to; raises `ConfigError` with every fault.
+
+    `faults` are those found while reading the layers. Plugins that are enabled are imported, no
+    others.
+    """
+    shown: list[Shown] = []
+    core = _core(layers, faults, shown)
+    plugins: list[tuple[PluginClass, object]] = []
+    for name in _enabled(core.worker):
+        try:
+            plugin = import_plugin(name)
+        except PluginError as error:
+            faults.append(Fault("worker.plugins", str(error)))
+            continue
+        settings = _plugin_settings(layers, plugin, faults, shown)
+        plugins.append((plugin, settings))
+    if faults:
+        raise ConfigError(faults)
+    notices = _notices(layers, [plugin for plugin, _ in plugins])
+    return Configuration(core, tuple(plugins), tuple(shown), tuple(notices))
+
+
+def _enabled(worker: WorkerSettings) -> list[str]:
+    engine = [worker.engine] if worker.engine else []
+    return list(dict.fromkeys([*engine, *worker.plugins]))
+
+
+def _core(layers: Layers, faults: list[Fault], shown: list[Shown]) -> CoreSettings:
+    known = [shape.TABLE for shape in _CORE_TABLES] + ["plugins"]
+    for name in layers.top_level():
+        if name not in known:
+            faults.append(Fault(name, _unknown("table", name, known), layers.file_name))
+    built = {
+        shape.TABLE: _settings(layers.table(shape.TABLE, shape, faults), shape, faults, shown)
+        for shape in _CORE_TABLES
+    }
+    core = CoreSettings(**{name: settings for name, settings in built.items() if settings})
+    # "none" reads better in a file than leaving a setting out that has a default.
+    if core.worker.engine == "none":
+        core = attrs.evolve(core, worker=attrs.evolve(core.worker, engine=None))
+    try:
+        Endpoint.from_url(core.redis.url, password=core.redis.password)
+    except ConfigError as error:
+        source = next((one.source for one in shown if one.path == "redis.url"), None)
+        faults.extend(attrs.evolve(fault, source=source) for fault in error.faults)
+    return core
+
+
+def _plugin_settings(
+    layers: Layers, plugin: PluginClass, faults: list[Fault], shown: list[Shown]
+) -> object:
+    path = f"plugins.{plugin.info.name}"
+    shape = plugin.settings or _NoSettings
+    return _settings(layers.table(path, shape, faults), shape, faults, shown)
+
+
+@attrs.frozen
+class _NoSettings:
+    """The settings of a plugin that declares none."""
+
+
+def _settings(table: Table, shape: type[Any], faults: list[Fault], shown: list[Shown]) -> Any:
+    """Structure one table; returns `None` where it has faults."""
+    found = [
+        Fault(path, message, table.sources.get(name))
+        for name, path, message in _table_faults(table, shape)
+    ]
+    settings: Any = None
+    try:
+        settings = structure(table.values, shape, converter=_converter())
+    except InvalidData as error:
+        for fault in error.faults:
+            name = fault.path.partition(".")[0].partition("[")[0]
+            path = f"{table.path}.{fault.path}"
+            found.append(Fault(path, fault.message, table.sources.get(name)))
+    if settings is not None and not found:
+        for name, message in _combinations(settings):
+            source = table.sources.get(name, DEFAULT)
+            found.append(Fault(f"{table.path}.{name}", message, source))
+    if found:
+        faults.extend(found)
+        return None
+    shown.extend(_show(table, settings))
+    return settings
+
+
+def _combinations(settings: object) -> Iterator[tuple[str, str]]:
+    """Yield what a settings class says of itself in its optional method `check`."""
+    check = getattr(settings, "check", None)
+    if check is not None:
+        yield from check()
+
+
+def _table_faults(table: Table, shape: type[Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (first name, path, message) for every key, nested ones too, that no field has."""
+    yield from (
+        (path.partition(".")[0].partition("[")[0], f"{table.path}.{path}", message)
+        for path, message in _unknown_keys(table.values, shape, "")
+    )
+
+
+def _unknown_keys(value: object, shape: Any, path: str) -> Iterator[tuple[str, str]]:
+    if attrs.has(shape) and isinstance(value, Mapping):
+        attrs.resolve_types(shape)
+        fields = {field.name: field for field in attrs.fields(shape)}
+        for name, inner in value.items():
+            inner_path = f"{path}.{name}" if path else str(name)
+            if name not in fields:
+                yield inner_path, _unknown("key", str(name), list(fields))
+            else:
+                yield from _unknown_keys(inner, fields[name].type, inner_path)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            for member in getattr(shape, "__args__", ()):
+                yield from _unknown_keys(item, member, f"{path}[{index}]")
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known)}"
+    return f"unknown {what}{hint if known else ''}"
+
+
+def _show(table: Table, settings: Any) -> Iterator[Shown]:
+    for field in attrs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        if SettingInfo.of(field).secret and value is not None:
+            value = "********"
+        elif isinstance(value, str) and "@" in value and "://" in value:
+            value = _without_password(value)
+        yield Shown(
+            f"{table.path}.{field.name}", value, table.sources.get(field.name, DEFAULT)
+        )
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, _, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user}:********@{place}" if ":" in credentials else url
+
+
+def _notices(layers: Layers, enabled: list[PluginClass]) -> Iterator[str]:
+    names = {plugin.info.name for plugin in enabled}
+    for name in layers.plugin_tables():
+        if name not in names:
+            yield f"[plugins.{name}] is not read: the plugin is not enabled"
+    read = {
+        SettingInfo.of(field).env
+        for plugin in enabled
+        if plugin.settings is not None
+        for field in attrs.fields(plugin.settings)
+    }
+    for variable, source in layers.variables().items():
+        owners = KNOWN_VARIABLES.get(variable)
+        if owners and variable not in read:
+            yield f"{variable} ({source}) sets nothing: enable plugin {' or '.join(owners)}"
+
+
+@cache
+def _converter() -> Converter:
+    """Return the strict converter, with durations written as text."""
+    converter = make_converter()
+
+    def duration(value: object, _: object) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if not isinstance(value, str):
+            raise TypeError(f"expected a duration such as '300s', found {kind_of(value)}")
+        return parse_duration(value)
+
+    converter.register_structure_hook(timedelta, duration)
+    return converter

@@ -1,0 +1,218 @@
+"""A consumer: takes the jobs of one queue. A claimer, and as many slots as may run at once."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+import structlog
+
+from worker_core._bullmq.calls import now_ms
+from worker_core._bullmq.job import StoredJob
+from worker_core._bullmq.replies import Claim, Nothing
+from worker_core._runtime.scope import RETURN_SECONDS
+from worker_core.errors import RedisError, ReplyLost
+
+if TYPE_CHECKING:
+    from worker_core._bullmq.queue import Queue
+    from worker_core._runtime.execution import Execution
+
+__all__ = ["Consumer", "Slot"]
+
+_log = structlog.get_logger("worker_core.consumer")
+
+_LONGEST_LIMIT = timedelta(seconds=30)
+_CLAIM_SECONDS = 30.0
+"""Longer than any reply: the link gives a sent call up before."""
+_REFUSED_PAUSE_MS = 1000
+
+
+class Slot:
+    """One place of a consumer's concurrency; its token locks one job after the other."""
+
+    __slots__ = ("_job", "_wake", "token")
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self._job: StoredJob | None = None
+        self._wake = anyio.Event()
+
+    def give(self, job: StoredJob | None) -> None:
+        """Hand over a claimed job, or `None` to end the slot."""
+        self._job = job
+        self._wake.set()
+
+    async def take(self) -> StoredJob | None:
+        """Wait for a job."""
+        await self._wake.wait()
+        self._wake = anyio.Event()
+        return self._job
+
+
+class Consumer:
+    """Takes jobs from one queue. The claimer gets a slot first and claims then, so that no job is
+    ever claimed that nobody can run."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        execution: Execution,
+        concurrency: int,
+    ) -> None:
+        self._queue = queue
+        self._execution = execution
+        worker = uuid4().hex
+        self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
+        self._idle: deque[Slot] = deque()
+        self._slot_freed = anyio.Event()
+        self._closing = False
+        self._end_by = math.inf
+        self._running = len(self._slots)
+        self._ended = anyio.Event()
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The consumer's slots; each runs in a task of its own."""
+        return self._slots
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._queue.keys.name
+
+    def close(self) -> None:
+        """Take nothing more; slots end when their job has."""
+        self._closing = True
+        while self._idle:
+            self._idle.popleft().give(None)
+
+    def end_by(self, at: float) -> None:
+        """Stop jobs that start from now on at this time; those that run are the keeper's to stop."""
+        self._end_by = min(self._end_by, at)
+
+    async def ended(self) -> None:
+        """Wait until every slot has ended."""
+        await self._ended.wait()
+
+    async def run_slot(self, slot: Slot) -> None:
+        """Run one job after the other until closed."""
+        try:
+            while not self._closing:
+                self._idle.append(slot)
+                self._slot_freed.set()
+                job = await slot.take()
+                while job is not None:
+                    following = await self._execution.run(job, slot.token, end_by=self._end_by)
+                    job = await self._next(following, slot)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._ended.set()
+
+    async def _next(self, following: Claim, slot: Slot) -> StoredJob | None:
+        if isinstance(following, Nothing):
+            return None
+        if self._closing:
+            # It was on its way when the drain began.
+            await self._return(following, slot)
+            return None
+        return following
+
+    async def run_claimer(self) -> None:
+        """Claim until cancelled; a claim that is under way is always brought to its end."""
+        while True:
+            slot = await self._free_slot()
+            try:
+                claim = await self._claim(slot)
+            except BaseException:
+                self._free(slot)
+                raise
+            if isinstance(claim, StoredJob):
+                if self._closing:
+                    await self._return(claim, slot)
+                    self._free(slot)
+                    return
+                slot.give(claim)
+                continue
+            self._free(slot)
+            await self._wait_for_work(claim)
+
+    async def _free_slot(self) -> Slot:
+        while not self._idle:
+            self._slot_freed = anyio.Event()
+            await self._slot_freed.wait()
+        return self._idle.popleft()
+
+    def _free(self, slot: Slot) -> None:
+        """Put back a slot that got no job, or end it where the consumer is closing."""
+        if self._closing:
+            slot.give(None)
+        else:
+            self._idle.appendleft(slot)
+
+    async def _claim(self, slot: Slot) -> Claim:
+        while True:
+            # Waiting for a lost Redis may be cancelled; a call that was sent may not, for it may
+            # have made a job active that nobody else knows of.
+            await self._queue.link.wait_connected(within=math.inf)
+            with anyio.CancelScope(shield=True):
+                try:
+                    with anyio.fail_after(_CLAIM_SECONDS):
+                        return await self._queue.claim(slot.token)
+                except (ReplyLost, TimeoutError):
+                    if owned := await self._find_claimed(slot):
+                        return owned
+                except RedisError as error:
+                    _log.error("no job can be claimed", queue=self.name, reason=str(error))
+                    return Nothing(limited_ms=_REFUSED_PAUSE_MS)
+
+    async def _find_claimed(self, slot: Slot) -> StoredJob | None:
+        """Ask whether a claim whose reply was lost brought a job."""
+        try:
+            with anyio.fail_after(_CLAIM_SECONDS):
+                while True:
+                    try:
+                        return await self._queue.owned_by(slot.token)
+                    except ReplyLost:
+                        continue
+        except (TimeoutError, RedisError) as error:
+            # If there is a job, its lock runs out and the stalled check puts it back.
+            _log.error(
+                "a claim was lost and Redis does not tell whether it brought a job",
+                queue=self.name,
+                reason=str(error) or "no reply in time",
+            )
+            return None
+
+    async def _wait_for_work(self, nothing: Nothing) -> None:
+        """Wait until another claim is worth it."""
+        if nothing.limited_ms:
+            limit = min(timedelta(milliseconds=nothing.limited_ms), _LONGEST_LIMIT)
+            await anyio.sleep(limit.total_seconds())
+            return
+        due_in = _from_now(nothing.due_at_ms)
+        while True:
+            if due_in is not None and due_in <= timedelta():
+                return
+            try:
+                due_in = await self._queue.wait_for_marker(due_in)
+            except RedisError as error:
+                # Claiming is right after a lost block too: markers get lost with it.
+                _log.debug("the wait for jobs was interrupted", queue=self.name, reason=str(error))
+                return
+            if due_in is None:
+                return
+
+    async def _return(self, job: StoredJob, slot: Slot) -> None:
+        """Give back a job that was claimed and may not start."""
+        with anyio.move_on_after(RETURN_SECONDS, shield=True):
+            await self._execution.give_back(job, slot.token)
+
+
+def _from_now(due_at_ms: int) -> timedelta | None:
+    return timedelta(milliseconds=max(0, due_at_ms - now_ms())) if due_at_ms else None

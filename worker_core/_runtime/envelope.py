@@ -1,0 +1,93 @@
+"""The result envelope: one form for every job type, written as strict JSON."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+import orjson
+from cattrs.preconf.orjson import make_converter
+
+from worker_core.engine import ChatAnswer
+from worker_core.strict_json import dumps
+
+if TYPE_CHECKING:
+    from worker_core._runtime.engine_calls import EngineUse
+
+__all__ = ["Envelope", "write_envelope", "write_pointer"]
+
+_converter = make_converter(omit_if_default=False)
+
+
+@attrs.frozen(kw_only=True)
+class Envelope:
+    """What goes into a result beside the answer itself. Times in seconds."""
+
+    type: str
+    attempt: int
+    worker: str
+    queue_wait: float
+    total: float
+    use: EngineUse
+    warnings: tuple[str, ...] = ()
+
+    def members(self) -> dict[str, object]:
+        """Return the envelope's members but for the answer, in the order in which they are read."""
+        use = self.use
+        return {
+            "model": {"asked": use.model_asked, "used": use.model_used},
+            "usage": {
+                "prompt_tokens": use.prompt_tokens,
+                "completion_tokens": use.completion_tokens,
+                "total_tokens": use.prompt_tokens + use.completion_tokens,
+            },
+            "timings": {
+                "queue_wait_ms": _ms(self.queue_wait),
+                "admission_ms": _ms(use.admission_seconds),
+                "load_ms": _ms(use.load_seconds),
+                "first_token_ms": _ms(use.first_token_seconds),
+                "total_ms": _ms(self.total),
+            },
+            "fallback": None,
+            "attempt": self.attempt,
+            "worker": self.worker,
+            "warnings": [*use.warnings, *self.warnings],
+        }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(0.0, seconds) * 1000, 3)
+
+
+def write_envelope(envelope: Envelope, answer: object) -> bytes:
+    """Write the envelope around `answer`; raises `Unpublishable` for what JSON cannot carry."""
+    # The answer is written on its own, so that only its nulls make anyone look for a NaN.
+    written = dumps(_in_wire_form(answer))
+    whole = {"type": envelope.type, "answer": orjson.Fragment(written), **envelope.members()}
+    return orjson.dumps(whole)
+
+
+def write_pointer(envelope: Envelope, *, key: str, size: int, ttl: timedelta) -> bytes:
+    """Write the envelope of an answer that is kept under `key`, as a whole envelope of `size` bytes."""
+    stored = {"key": key, "bytes": size, "ttl_seconds": int(ttl.total_seconds())}
+    return dumps({"type": envelope.type, "answer": None, "stored": stored, **envelope.members()})
+
+
+def _in_wire_form(answer: object) -> object:
+    if isinstance(answer, ChatAnswer):
+        return _chat_wire_form(answer)
+    if attrs.has(type(answer)):
+        return _converter.unstructure(answer)
+    return answer
+
+
+def _chat_wire_form(answer: ChatAnswer) -> dict[str, object]:
+    """Return what Ollama would have answered: what it does not say is absent, not null."""
+
+    def said(field: attrs.Attribute[object], value: object) -> bool:
+        return value is not None and field.name != "warnings"
+
+    wire = attrs.asdict(answer, recurse=False, filter=said)
+    wire["message"] = attrs.asdict(answer.message, recurse=False, filter=said)
+    return wire

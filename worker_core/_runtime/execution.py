@@ -1,0 +1,290 @@
+"""One job's run: parse, run in its scope, judge, settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+import structlog
+
+from worker_core._bullmq.replies import Claim, Nothing
+from worker_core._runtime.context import Context
+from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
+from worker_core._runtime.failure import leading_error
+from worker_core._runtime.progress import ProgressReporter
+from worker_core._runtime.scope import JobScope, StopReason
+from worker_core._runtime.settlement import (
+    Completed,
+    Failed,
+    LargeResult,
+    Lost,
+    Returned,
+    Settlement,
+    Verdict,
+)
+from worker_core.errors import DeadlineExceeded, InvalidRequest, Unrecoverable
+from worker_core.job import Job, JobEvent, JobStep, JobType, Outcome
+from worker_core.strict_json import Unpublishable, loads
+from worker_core.structure import InvalidData, structure, unknown_members
+
+if TYPE_CHECKING:
+    from worker_core._bullmq.job import StoredJob
+    from worker_core._bullmq.queue import Queue
+    from worker_core._observe.metrics import WorkerMetrics
+    from worker_core._runtime.admission import Admission
+    from worker_core._runtime.keeper import Keeper
+    from worker_core._runtime.progress import ProgressPump
+    from worker_core._runtime.settlement import Settler
+    from worker_core.config import ResultSettings
+    from worker_core.redis import Redis
+
+__all__ = ["Execution", "RunParts"]
+
+_log = structlog.get_logger("worker_core.job")
+
+
+@attrs.frozen(kw_only=True)
+class RunParts:
+    """What every execution of a worker shares."""
+
+    worker_id: str
+    redis: Redis
+    admission: Admission | None
+    pump: ProgressPump
+    metrics: WorkerMetrics
+    results: ResultSettings
+    outage_seconds: float
+    """How long the writing of an outcome may take, an outage of Redis included."""
+    notify: Callable[[JobEvent], None] | None
+    """Tells the observers; `None` where there are none, so that events cost nothing."""
+
+
+class _Run:
+    """The state of one run."""
+
+    __slots__ = ("began_at", "context", "job", "stored", "use")
+
+    def __init__(self, job: Job, stored: StoredJob, use: EngineUse) -> None:
+        self.job = job
+        self.stored = stored
+        self.use = use
+        self.began_at = anyio.current_time()
+        self.context: Context | None = None
+
+    @property
+    def queue_wait(self) -> float:
+        stored = self.stored
+        return max(0, stored.processed_on_ms - stored.timestamp_ms) / 1000
+
+
+class Execution:
+    """Runs the jobs of one queue, one call of `run` for each."""
+
+    def __init__(
+        self,
+        *,
+        job_type: JobType[Any],
+        express: bool,
+        queue: Queue,
+        keeper: Keeper,
+        settler: Settler,
+        parts: RunParts,
+    ) -> None:
+        self._type = job_type
+        self._express = express
+        self._queue = queue
+        self._keeper = keeper
+        self._settler = settler
+        self._parts = parts
+        self._running = parts.metrics.running(job_type.name)
+
+    async def run(self, stored: StoredJob, token: str, *, end_by: float) -> Claim:
+        """Run a claimed job to its outcome and return what its finish brought along.
+
+        `end_by` is when a drain that has begun ends, by the loop's clock; infinite without one.
+        """
+        scope = JobScope()
+        scope.end_by(end_by)
+        self._keeper.hold(stored.id, token, scope)
+        self._running.inc()
+        run = _Run(self._describe(stored), stored, EngineUse())
+        self._notify(run, JobStep.CLAIMED)
+        try:
+            verdict = await self._judge(run, scope)
+            settlement = await self._settle(run, token, verdict, scope)
+        finally:
+            self._keeper.release(stored.id, token)
+            self._running.dec()
+        self._report(run, verdict, settlement.outcome)
+        return settlement.following
+
+    async def give_back(self, stored: StoredJob, token: str) -> None:
+        """Return a job that was claimed and may not start."""
+        await self._settler.settle(stored, token, Returned())
+
+    def _describe(self, stored: StoredJob) -> Job:
+        return Job(
+            id=stored.id,
+            queue=self._queue.keys.name,
+            name=stored.name,
+            type=self._type.name,
+            attempt=stored.attempts_made + 1,
+            max_attempts=max(1, stored.options.attempts),
+            priority=stored.priority,
+            created_ms=stored.timestamp_ms,
+        )
+
+    async def _judge(self, run: _Run, scope: JobScope) -> Verdict:
+        """Run the job type and say what its end means for the job."""
+        stored = run.stored
+        if stored.deferred_failure is not None:
+            # It stalled too often: whoever fetches it next must fail it without running it.
+            return Failed(Unrecoverable(stored.deferred_failure))
+        try:
+            request, warnings = self._parse(stored)
+        except InvalidRequest as error:
+            return Failed(error)
+
+        reporter = ProgressReporter(self._parts.pump, self._queue, stored.id)
+        run.context = context = Context(
+            job=run.job,
+            engine=self._engine(run, scope),
+            redis=self._parts.redis,
+            scope=scope,
+            reporter=reporter,
+        )
+        context.warnings.extend(warnings)
+        self._notify(run, JobStep.STARTED)
+        answer: object = None
+        errors: list[Exception] = []
+        try:
+            with scope.running():
+                try:
+                    self._start_clock(scope, request)
+                    answer = await self._type.run(request, context)
+                except* Exception as group:
+                    errors.append(leading_error(group))
+        finally:
+            reporter.close()
+        match scope.reason:
+            case StopReason.LOCK_LOST:
+                return Lost()
+            case StopReason.DRAIN:
+                return Returned()
+            case StopReason.DEADLINE:
+                return Failed(DeadlineExceeded(f"the job did not end within {scope.limit_text}"))
+            case None:
+                return Failed(errors[0]) if errors else self._publish(run, answer)
+
+    def _parse(self, stored: StoredJob) -> tuple[object, list[str]]:
+        """Return the request, and a warning for each member that nobody reads."""
+        if stored.faults:
+            raise InvalidRequest(stored.faults)
+        data = loads(stored.data)
+        shape = self._type.request
+        try:
+            request = structure(data, shape)
+        except InvalidData as error:
+            raise InvalidRequest(error.faults) from None
+        unknown = unknown_members(data, shape)
+        return request, [f"unknown member {name[:80]!r} was ignored" for name in unknown]
+
+    def _engine(self, run: _Run, scope: JobScope) -> GuardedEngine | NoEngine:
+        if self._parts.admission is None:
+            return NoEngine()
+
+        def on_admitted(model: str) -> None:
+            self._notify(run, JobStep.ADMITTED, model=model)
+
+        return GuardedEngine(self._parts.admission, scope, self._express, on_admitted, run.use)
+
+    def _start_clock(self, scope: JobScope, request: object) -> None:
+        limits = [
+            limit for limit in (self._type.timeout, self._type.timeout_of(request)) if limit
+        ]
+        if limits:
+            scope.limit(min(limits).total_seconds())
+
+    def _publish(self, run: _Run, answer: object) -> Verdict:
+        assert run.context is not None
+        envelope = Envelope(
+            type=self._type.name,
+            attempt=run.job.attempt,
+            worker=self._parts.worker_id,
+            queue_wait=run.queue_wait,
+            total=anyio.current_time() - run.began_at,
+            use=run.use,
+            warnings=tuple(run.context.warnings),
+        )
+        try:
+            value = write_envelope(envelope, answer)
+        except Unpublishable as error:
+            return Failed(Unrecoverable(f"the answer cannot be published: {error}"))
+        results = self._parts.results
+        if len(value) <= results.inline_limit:
+            return Completed(value)
+        # BullMQ copies return values into its event stream: a large one makes that heavy.
+        key = self._queue.keys.result(run.stored.id)
+        pointer = write_pointer(envelope, key=key, size=len(value), ttl=results.ttl)
+        return Completed(pointer, LargeResult(key, value, results.ttl))
+
+    async def _settle(
+        self, run: _Run, token: str, verdict: Verdict, scope: JobScope
+    ) -> Settlement:
+        with scope.settling(self._parts.outage_seconds) as bound:
+            settlement = await self._settler.settle(run.stored, token, verdict)
+        if not bound.cancelled_caught:
+            return settlement
+        # The bound passed, or the lock was lost meanwhile: the lock runs out, and another worker
+        # takes the job. Nothing may be assumed to be written.
+        _log.error(
+            "a job's outcome could not be written; another worker will run the job",
+            job_id=run.job.id,
+            queue=run.job.queue,
+            verdict=type(verdict).__name__.lower(),
+        )
+        return Settlement(Outcome.LOST, Nothing())
+
+    def _report(self, run: _Run, verdict: Verdict, outcome: Outcome) -> None:
+        seconds = anyio.current_time() - run.began_at
+        self._parts.metrics.job_ended(
+            self._type.name, outcome, seconds=seconds, queue_wait=run.queue_wait, use=run.use
+        )
+        reason = str(verdict.error) if isinstance(verdict, Failed) else None
+        _log.debug(
+            "job ended",
+            job_id=run.job.id,
+            queue=run.job.queue,
+            job_type=run.job.type,
+            attempt=run.job.attempt,
+            model=run.use.model_used or run.use.model_asked,
+            outcome=outcome.value,
+            reason=reason,
+            seconds=round(seconds, 4),
+        )
+        self._notify(run, JobStep.ENDED, outcome=outcome, reason=reason, seconds=seconds)
+
+    def _notify(
+        self,
+        run: _Run,
+        step: JobStep,
+        *,
+        model: str | None = None,
+        outcome: Outcome | None = None,
+        reason: str | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        if self._parts.notify is not None:
+            self._parts.notify(
+                JobEvent(
+                    step=step,
+                    job=run.job,
+                    model=model or run.use.model_used,
+                    outcome=outcome,
+                    reason=reason,
+                    run_seconds=seconds,
+                )
+            )

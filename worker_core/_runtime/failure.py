@@ -1,0 +1,63 @@
+"""Failures: the one error that counts, its reason in words, its trace."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+import orjson
+
+from worker_core.errors import JobError
+
+if TYPE_CHECKING:
+    from worker_core._bullmq.job import StoredJob
+
+__all__ = ["is_retryable", "leading_error", "reason_text", "trace_list"]
+
+_REASON_LIMIT = 8_000
+_TRACE_LIMIT = 16_000
+_TRACES_KEPT = 10
+"""How many traces a job keeps that does not say: one for each attempt would grow without end."""
+
+
+def leading_error(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the error of a group that decides: one that forbids a retry, else the first."""
+    leaves = list(_leaves(group))
+    return next((error for error in leaves if not is_retryable(error)), leaves[0])
+
+
+def _leaves(error: BaseException) -> list[Exception]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    assert isinstance(error, Exception)
+    return [error]
+
+
+def is_retryable(error: Exception) -> bool:
+    """Tell whether another attempt could end differently; unknown errors may."""
+    if isinstance(error, JobError):
+        return error.retryable
+    # BullMQ's rule: an error of this name is final, whoever's class it is.
+    return type(error).__name__ != "UnrecoverableError"
+
+
+def reason_text(error: Exception) -> bytes:
+    """Return the failure's reason: never empty, always UTF-8, of bounded length."""
+    text = str(error).strip() or type(error).__name__
+    if not isinstance(error, JobError) and str(error).strip():
+        text = f"{type(error).__name__}: {text}"
+    return _clean(text[:_REASON_LIMIT])
+
+
+def trace_list(job: StoredJob, error: Exception) -> bytes:
+    """Return the job's traces with this one added, as the JSON list that BullMQ keeps."""
+    limit = job.options.stack_trace_limit
+    keep = _TRACES_KEPT if limit is None else max(0, limit)
+    trace = "".join(traceback.format_exception(error))[-_TRACE_LIMIT:]
+    traces = [*job.stacktrace, _clean(trace).decode()]
+    return orjson.dumps(traces[-keep:] if keep else [])
+
+
+def _clean(text: str) -> bytes:
+    # Half an emoji from a model must not keep its job from failing.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

@@ -1,0 +1,96 @@
+"""Progress of jobs, at most twice a second each, the newest value winning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from worker_core.strict_json import Unpublishable, dumps
+
+if TYPE_CHECKING:
+    from worker_core._bullmq.queue import Queue
+
+__all__ = ["ProgressPump", "ProgressReporter"]
+
+_log = structlog.get_logger("worker_core.progress")
+
+_INTERVAL_SECONDS = 0.5
+
+
+class ProgressReporter:
+    """One job's progress. The first value goes out at once, later ones when their time has come."""
+
+    __slots__ = ("_job_id", "_next_at", "_pending", "_pump", "_queue")
+
+    def __init__(self, pump: ProgressPump, queue: Queue, job_id: str) -> None:
+        self._pump = pump
+        self._queue = queue
+        self._job_id = job_id
+        self._pending: object = None
+        self._next_at = 0.0
+
+    def report(self, value: object) -> None:
+        """Publish `value`, now or soon; what is not JSON is logged and dropped, null says nothing."""
+        self._pending = value
+        if anyio.current_time() >= self._next_at:
+            self.flush()
+        else:
+            self._pump.remember(self)
+
+    @property
+    def due_at(self) -> float:
+        """When the pending value may be sent, by the loop's clock."""
+        return self._next_at
+
+    def flush(self) -> None:
+        """Send the pending value, if there is one."""
+        value, self._pending = self._pending, None
+        if value is None:
+            return
+        self._next_at = anyio.current_time() + _INTERVAL_SECONDS
+        try:
+            # Written only now: of the many values between two sends, one is needed. What is not
+            # strict JSON would stop Node's QueueEvents for good.
+            written = dumps(value)
+        except Unpublishable as error:
+            _log.warning("progress is not JSON", job_id=self._job_id, reason=str(error))
+            return
+        self._queue.post_progress(self._job_id, written)
+
+    def close(self) -> None:
+        """Drop what is pending: the job has ended, and its result says more."""
+        self._pending = None
+        self._pump.forget(self)
+
+
+class ProgressPump:
+    """Sends the values that had to wait; one task for all jobs, asleep while none wait."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[ProgressReporter, None] = {}
+        self._wake = anyio.Event()
+
+    def remember(self, reporter: ProgressReporter) -> None:
+        """Send the reporter's value when it is due."""
+        self._waiting[reporter] = None
+        self._wake.set()
+
+    def forget(self, reporter: ProgressReporter) -> None:
+        """Send nothing more for this reporter."""
+        self._waiting.pop(reporter, None)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            if not self._waiting:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+                continue
+            first = min(self._waiting, key=lambda reporter: reporter.due_at)
+            await anyio.sleep_until(first.due_at)
+            now = anyio.current_time()
+            for reporter in [one for one in self._waiting if one.due_at <= now]:
+                del self._waiting[reporter]
+                reporter.flush()

@@ -1,0 +1,132 @@
+"""The scope in which one job runs: its clock, and the recorded reason for every cancel."""
+
+from __future__ import annotations
+
+import enum
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RETURN_SECONDS", "JobScope", "StopReason"]
+
+RETURN_SECONDS = 5.0
+"""How long putting jobs back may take once the grace is over."""
+
+
+class StopReason(enum.Enum):
+    """Why a job was stopped."""
+
+    DEADLINE = "deadline"
+    """Its own time ran out."""
+    DRAIN = "drain"
+    """The worker stops and the grace is over."""
+    LOCK_LOST = "lock_lost"
+    """Another worker may run it by now."""
+
+
+class JobScope:
+    """A cancel scope shielded from everything but this job's own reasons.
+
+    The job's clock stands still while it is paused (during admission); the drain's does not, and
+    may only shorten. Whoever sets a deadline says what it means, so that the reason for a cancel is
+    read from here and never worked out from clocks.
+    """
+
+    __slots__ = ("_after_drain", "_drain_at", "_expires_for", "_left", "_limit", "_pauses", "_reason", "_scope", "_since")
+
+    def __init__(self) -> None:
+        self._scope = anyio.CancelScope(shield=True)
+        self._reason: StopReason | None = None
+        self._expires_for = StopReason.DEADLINE
+        self._limit = math.inf
+        self._left = math.inf
+        self._since = 0.0
+        self._pauses = 0
+        self._drain_at = math.inf
+        self._after_drain = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the body in the scope; afterwards `reason` tells whether and why it was stopped."""
+        with self._scope:
+            yield
+        if self._scope.cancelled_caught and self._reason is None:
+            self._reason = self._expires_for
+
+    @contextmanager
+    def settling(self, bound_seconds: float) -> Iterator[anyio.CancelScope]:
+        """Run the writing of the outcome, shielded, bounded by `bound_seconds` and by the drain.
+
+        The body is left early when the bound passes or the lock is lost; the scope then says so
+        by `cancelled_caught`.
+        """
+        # The run is over: from here on the drain shortens this scope instead, and leaves it time
+        # to put the job back.
+        self._scope = anyio.CancelScope(shield=True)
+        self._after_drain = RETURN_SECONDS
+        self._pauses = 0
+        self._left, self._since = bound_seconds, anyio.current_time()
+        self._apply()
+        with self._scope as bound:
+            yield bound
+
+    @property
+    def reason(self) -> StopReason | None:
+        """Why the job was stopped, or `None`."""
+        return self._reason
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left on the job's own clock; infinite without a limit."""
+        if self._pauses or self._left is math.inf:
+            return self._left
+        return self._left - (anyio.current_time() - self._since)
+
+    def limit(self, seconds: float) -> None:
+        """Start the job's own clock."""
+        self._limit = seconds
+        self._left, self._since = seconds, anyio.current_time()
+        self._apply()
+
+    @property
+    def limit_text(self) -> str:
+        """The job's own time, for messages."""
+        return f"{self._limit:g} s"
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the job's own clock for the body; may be nested, and entered by several tasks."""
+        if not self._pauses:
+            self._left = self.seconds_left
+        self._pauses += 1
+        self._apply()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self._since = anyio.current_time()
+                self._apply()
+
+    def end_by(self, at: float) -> None:
+        """Stop the job for the drain at this time of the loop's clock, if it still runs then."""
+        self._drain_at = min(self._drain_at, at)
+        self._apply()
+
+    def cancel(self, reason: StopReason) -> None:
+        """Stop the job now."""
+        # A lost lock outranks what was recorded: it forbids writing anything.
+        if self._reason is None or reason is StopReason.LOCK_LOST:
+            self._reason = reason
+        self._scope.cancel()
+
+    def _apply(self) -> None:
+        own = math.inf if self._pauses else self._since + self._left
+        drain_at = self._drain_at + self._after_drain
+        self._expires_for = StopReason.DRAIN if drain_at <= own else StopReason.DEADLINE
+        self._scope.deadline = min(own, drain_at)

@@ -1,0 +1,241 @@
+"""Writing down how a run ended: complete, fail, retry, return; and finding out after a lost reply.
+
+Nothing is guessed here. A call that was sent and not answered is resolved by asking the queue: the
+lock tells whether the call ran, the job's own fields tell whose call it was.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import anyio
+import attrs
+import structlog
+
+from worker_core._bullmq.attempts import GiveUp, RetryAfter, next_step
+from worker_core._bullmq.calls import Failure, Finish
+from worker_core._bullmq.replies import Claim, Finished, Nothing, Refusal
+from worker_core._runtime.failure import is_retryable, reason_text, trace_list
+from worker_core.errors import ReplyError, ReplyLost, RedisUnavailable, Unrecoverable
+from worker_core.job import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import timedelta
+
+    from worker_core._bullmq.job import StoredJob
+    from worker_core._bullmq.queue import Queue
+    from worker_core._bullmq.replies import Settled
+
+__all__ = ["Completed", "Failed", "LargeResult", "Lost", "Returned", "Settlement", "Settler", "Verdict"]
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("worker_core.settlement")
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+@attrs.frozen
+class LargeResult:
+    """An envelope too large for a return value, kept under a key of its own."""
+
+    key: str
+    value: bytes
+    ttl: timedelta
+
+
+@attrs.frozen
+class Completed:
+    """The job has an answer: the return value, and what it points to where it is a pointer."""
+
+    value: bytes
+    large: LargeResult | None = None
+
+
+@attrs.frozen
+class Failed:
+    """The run failed; whether the job is tried again is decided here."""
+
+    error: Exception
+
+
+@attrs.frozen
+class Returned:
+    """The job goes back to its queue, no attempt spent."""
+
+
+@attrs.frozen
+class Lost:
+    """The job belongs to another worker: nothing is written."""
+
+
+Verdict: TypeAlias = Completed | Failed | Returned | Lost
+
+
+@attrs.frozen
+class Settlement:
+    """How the run ended in the queue, and what came along with the finish."""
+
+    outcome: Outcome
+    following: Claim = Nothing()
+
+
+class Settler:
+    """Settles the jobs of one queue. `may_fetch` says whether a finish may bring the next job."""
+
+    def __init__(self, queue: Queue, may_fetch: Callable[[], bool]) -> None:
+        self._queue = queue
+        self._may_fetch = may_fetch
+
+    async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
+        """Write the verdict down; the caller bounds and shields this."""
+        match verdict:
+            case Completed(value, large):
+                if large is not None:
+                    await self._store(large)
+                return await self._complete(job, token, value)
+            case Failed(error):
+                return await self._fail(job, token, error)
+            case Returned():
+                return await self._give_back(job, token)
+            case Lost():
+                return Settlement(Outcome.LOST)
+
+    async def _complete(self, job: StoredJob, token: str, value: bytes) -> Settlement:
+        ended = await self._finish(job, token, Finish(completed=True, value=value))
+        match ended:
+            case Finished(following):
+                return Settlement(Outcome.COMPLETED, following)
+            case Refusal.PENDING_CHILDREN:
+                error: Exception = RuntimeError("the job has children that are not finished")
+                return await self._fail(job, token, error)
+            case Refusal.FAILED_CHILDREN:
+                return await self._fail(job, token, Unrecoverable("a child of the job has failed"))
+            case (
+                Refusal.JOB_GONE
+                | Refusal.LOCK_GONE
+                | Refusal.LOCK_STOLEN
+                | Refusal.NOT_ACTIVE
+            ):
+                return _lost(job, ended)
+
+    async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
+        failure = Failure(reason=reason_text(error), stacktrace=trace_list(job, error))
+        # Jitter, no secret.
+        step = next_step(job, retryable=is_retryable(error), random=random.random)
+        match step:
+            case RetryAfter(delay_ms):
+                return await self._retry(job, token, failure, delay_ms)
+            case GiveUp(because):
+                reason = failure.reason
+                if because is not None:
+                    reason = f"{because}; the attempt failed with: ".encode() + reason
+                ending = Finish(completed=False, value=reason, stacktrace=failure.stacktrace)
+                ended = await self._finish(job, token, ending)
+                if isinstance(ended, Finished):
+                    return Settlement(Outcome.FAILED, ended.following)
+                return _lost(job, ended)
+
+    async def _finish(self, job: StoredJob, token: str, ending: Finish) -> Finished | Refusal:
+        """Finish, once: also where replies are lost."""
+        unsure = False
+        while True:
+            fetch_next = self._may_fetch()
+            try:
+                ended = await self._persist(
+                    lambda: self._queue.finish(
+                        job,
+                        token,
+                        ending,
+                        fetch_next=fetch_next,  # noqa: B023  # called at once, in this round
+                    )
+                )
+            except ReplyLost:
+                unsure = True
+                settled = await self._ask(job, token)
+                if settled.owned:
+                    continue
+            else:
+                if not (unsure and isinstance(ended, Refusal) and ended.is_loss):
+                    return ended
+                # The first call ran after all, between the question and the second call.
+                settled = await self._ask(job, token)
+            # A job that is gone was removed by our finish (removeOnComplete): we held its lock.
+            if settled.finished_on_ms == ending.at_ms or not settled.exists:
+                owned = await self._repeat(lambda: self._queue.owned_by(token))
+                return Finished(owned or Nothing())
+            return Refusal.LOCK_GONE
+
+    async def _retry(
+        self, job: StoredJob, token: str, failure: Failure, delay_ms: int
+    ) -> Settlement:
+        unsure = False
+        while True:
+            try:
+                refusal = await self._persist(
+                    lambda: self._queue.retry(job, token, failure, delay_ms=delay_ms)
+                )
+            except ReplyLost:
+                unsure = True
+                settled = await self._ask(job, token)
+                if settled.owned:
+                    continue
+            else:
+                if refusal is None:
+                    return Settlement(Outcome.RETRIED)
+                if not unsure:
+                    return _lost(job, refusal)
+                settled = await self._ask(job, token)
+            if settled.attempts_made > job.attempts_made:
+                return Settlement(Outcome.RETRIED)
+            return _lost(job, Refusal.LOCK_GONE)
+
+    async def _give_back(self, job: StoredJob, token: str) -> Settlement:
+        while True:
+            try:
+                refusal = await self._persist(lambda: self._queue.give_back(job, token))
+            except ReplyLost:
+                if (await self._ask(job, token)).owned:
+                    continue
+                # Given back, or lost before: either way it is not ours, and no attempt is spent.
+                return Settlement(Outcome.RETURNED)
+            if refusal is None:
+                return Settlement(Outcome.RETURNED)
+            return _lost(job, refusal)
+
+    async def _store(self, large: LargeResult) -> None:
+        ttl_ms = int(large.ttl.total_seconds() * 1000)
+        await self._repeat(
+            lambda: self._queue.link.call("SET", large.key, large.value, "PX", ttl_ms)
+        )
+
+    async def _ask(self, job: StoredJob, token: str) -> Settled:
+        return await self._repeat(lambda: self._queue.settled(job, token))
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call that may run twice without harm until it is answered."""
+        while True:
+            try:
+                return await self._persist(call)
+            except ReplyLost:
+                continue
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call again while the server refuses it, for instance because its memory is full."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await call()
+            except (ReplyError, RedisUnavailable) as error:
+                # The answer is worth waiting for; the caller's bound ends this.
+                _log.warning("Redis refuses to write a job's outcome", reason=str(error))
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _lost(job: StoredJob, refusal: Refusal) -> Settlement:
+    _log.warning("job lost: another worker has it, or it was removed", job_id=job.id, why=refusal.name)
+    return Settlement(Outcome.LOST)

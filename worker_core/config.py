@@ -1,0 +1,189 @@
+"""Settings: how they are declared, and the core's own.
+
+A plugin declares its settings as the core does: a frozen attrs class whose fields are made by
+`setting`, which holds the name of an environment variable beside the field that it sets.
+Where values come from (`defaults < file < .env < environment < flags`) is the concern of
+`worker_core._runtime.sources`.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+import attrs
+from attrs.validators import ge, gt, matches_re, min_len
+
+__all__ = [
+    "EnvUnit",
+    "LogSettings",
+    "QueueSettings",
+    "RedisSettings",
+    "ResultSettings",
+    "SettingInfo",
+    "WorkerSettings",
+    "at_least",
+    "longer_than_zero",
+    "setting",
+]
+
+T = TypeVar("T")
+
+_INFO = "worker_core.setting"
+
+
+class EnvUnit(enum.Enum):
+    """What a bare number in an environment variable counts."""
+
+    MILLISECONDS = timedelta(milliseconds=1)
+    SECONDS = timedelta(seconds=1)
+
+
+@attrs.frozen
+class SettingInfo:
+    """What `setting` keeps beside a field."""
+
+    env: str | None = None
+    env_unit: EnvUnit | None = None
+    secret: bool = False
+
+    @staticmethod
+    def of(field: attrs.Attribute[Any]) -> SettingInfo:
+        """Return a field's info; an empty one where the field was made without `setting`."""
+        return cast("SettingInfo", field.metadata.get(_INFO, SettingInfo()))
+
+
+def setting(
+    default: T = attrs.NOTHING,  # type: ignore[assignment]  # NOTHING is attrs' word for "required"
+    *,
+    factory: Callable[[], T] | None = None,
+    env: str | None = None,
+    env_unit: EnvUnit | None = None,
+    secret: bool = False,
+    validator: Callable[[Any, attrs.Attribute[Any], Any], object] | None = None,
+) -> T:
+    """Declare one setting of an attrs class.
+
+    `env` names the environment variable that sets it, and `env_unit` what a bare number there
+    counts; one name may feed several plugins. A `secret` is masked wherever settings are shown.
+    """
+    field: T = attrs.field(
+        default=attrs.Factory(factory) if factory is not None else default,
+        validator=validator,
+        metadata={_INFO: SettingInfo(env, env_unit, secret)},
+        repr=not secret,
+    )
+    return field
+
+
+def at_least(least: float) -> Callable[[Any, attrs.Attribute[Any], Any], object]:
+    """Refuse numbers under `least`."""
+    return ge(least)
+
+
+def longer_than_zero(_: object, field: attrs.Attribute[Any], value: timedelta) -> None:
+    """Refuse durations of nothing and less."""
+    if value <= timedelta():
+        raise ValueError(f"'{field.name}' must be longer than 0s")
+
+
+def default_worker_id() -> str:
+    """Name this process so that an operator finds it: host name and process number."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@attrs.frozen(kw_only=True)
+class WorkerSettings:
+    """`[worker]`: what runs in this process."""
+
+    TABLE: ClassVar[str] = "worker"
+
+    id: str = setting(factory=default_worker_id, env="WORKER_ID", validator=min_len(1))
+    plugins: tuple[str, ...] = setting(())
+    engine: str | None = setting("ollama")
+    """The engine plugin, loaded beside the enabled ones; "none" for job types that need no model."""
+    concurrency: int = setting(4, env="WORKER_CONCURRENCY", validator=at_least(1))
+    """Slots of each queue whose plugin does not say otherwise."""
+    grace: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
+    """How long a drain lets running jobs go on before it returns them to their queue."""
+    max_wait: timedelta = setting(timedelta(minutes=10), validator=longer_than_zero)
+    """How long a job may wait for its model and a place on a host."""
+
+
+@attrs.frozen(kw_only=True)
+class RedisSettings:
+    """`[redis]`: where the queues are, and how long its silence is borne."""
+
+    TABLE: ClassVar[str] = "redis"
+
+    url: str = setting("redis://127.0.0.1:6379", env="REDIS_URL")
+    password: str | None = setting(None, env="REDIS_PASSWORD", secret=True)
+    """Used where the URL has none."""
+    reply_timeout: timedelta = setting(timedelta(seconds=10), validator=longer_than_zero)
+    start_timeout: timedelta = setting(timedelta(seconds=60), validator=longer_than_zero)
+    outage_timeout: timedelta = setting(timedelta(minutes=2), validator=longer_than_zero)
+    """How long a finished job waits for a lost Redis to come back before it is given up."""
+
+
+@attrs.frozen(kw_only=True)
+class QueueSettings:
+    """`[queue]`: the BullMQ protocol's own figures; the defaults are BullMQ's."""
+
+    TABLE: ClassVar[str] = "queue"
+
+    prefix: str = setting("bull", validator=matches_re(r"[^\s]+"))
+    lock_duration: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
+    lock_renew_time: timedelta = setting(timedelta(seconds=15), validator=longer_than_zero)
+    drain_delay: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
+    """How long one blocking wait on an empty queue lasts."""
+    keep_completed: int | None = setting(None, validator=attrs.validators.optional(ge(0)))
+    """How many completed jobs to keep where a job does not say; all by default, as BullMQ does."""
+    keep_failed: int | None = setting(None, validator=attrs.validators.optional(ge(0)))
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, message) for combinations that cannot work."""
+        if self.lock_renew_time >= self.lock_duration:
+            yield (
+                "lock_renew_time",
+                "must be shorter than lock_duration, or every lock runs out before it is renewed",
+            )
+
+
+@attrs.frozen(kw_only=True)
+class ResultSettings:
+    """`[results]`: where answers are kept."""
+
+    TABLE: ClassVar[str] = "results"
+
+    inline_limit: int = setting(256 * 1024, validator=gt(0))
+    """Bytes; a larger envelope is kept under a key of its own, for BullMQ copies return values."""
+    ttl: timedelta = setting(timedelta(days=1), validator=longer_than_zero)
+    """How long such a key is kept."""
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """`[log]`: what is written to standard error."""
+
+    TABLE: ClassVar[str] = "log"
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info")
+    format: Literal["auto", "console", "json"] = setting("auto")
+    """`auto`: for people on a terminal, JSON everywhere else."""
+    content: bool = setting(False)
+    """Whether prompts and answers may be logged."""
+
+
+@attrs.frozen(kw_only=True)
+class CoreSettings:
+    """All of the core's tables."""
+
+    worker: WorkerSettings = attrs.field(factory=WorkerSettings)
+    redis: RedisSettings = attrs.field(factory=RedisSettings)
+    queue: QueueSettings = attrs.field(factory=QueueSettings)
+    results: ResultSettings = attrs.field(factory=ResultSettings)
+    log: LogSettings = attrs.field(factory=LogSettings)

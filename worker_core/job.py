@@ -1,0 +1,217 @@
+"""Jobs, and what a plugin provides to run them."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import attrs
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from structlog.typing import FilteringBoundLogger
+
+    from worker_core.engine import (
+        ChatAnswer,
+        ChatCall,
+        EmbedAnswer,
+        EmbedCall,
+        EngineProgress,
+    )
+    from worker_core.redis import Redis
+
+__all__ = [
+    "EngineCalls",
+    "Job",
+    "JobContext",
+    "JobEvent",
+    "JobStep",
+    "JobType",
+    "Outcome",
+    "QueueSpec",
+]
+
+RequestT = TypeVar("RequestT")
+
+
+class Outcome(enum.Enum):
+    """How a run of a job ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """For good: no attempt is left, or another would not help."""
+    RETRIED = "retried"
+    """It failed and waits for its next attempt."""
+    RETURNED = "returned"
+    """The worker stopped: the job is back in its queue, no attempt spent."""
+    LOST = "lost"
+    """Its lock was lost, so it belongs to another worker: nothing was written."""
+
+
+@attrs.frozen
+class QueueSpec:
+    """One queue that feeds a job type, and its slots; `concurrency` is the worker's by default."""
+
+    name: str
+    concurrency: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    express: bool = False
+    """Whether its jobs are admitted to a host before others."""
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """A job as its job type sees it; the request is handed over beside it."""
+
+    id: str
+    queue: str
+    name: str
+    """The name that the producer gave it."""
+    type: str
+    """The job type that runs it."""
+    attempt: int
+    """1 for the first."""
+    max_attempts: int
+    priority: int
+    created_ms: int
+    """When it was added, in milliseconds since the epoch, by the producer's clock."""
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was added."""
+        return datetime.fromtimestamp(self.created_ms / 1000, UTC)
+
+
+class EngineCalls(Protocol):
+    """The engine as a job sees it: admitted, timed and retried.
+
+    Raises `EngineError`, and nothing else. May be called from any task while the worker runs; a
+    call ends with the task that made it, not with the job that it was made for.
+    """
+
+    async def chat(
+        self, call: ChatCall, *, on_progress: Callable[[EngineProgress], None] | None = None
+    ) -> ChatAnswer:
+        """Wait for the model and a place, and generate an answer.
+
+        `on_progress` is called at each phase and with each piece of the answer; it must not block.
+        """
+        ...
+
+    async def embed(self, call: EmbedCall) -> EmbedAnswer:
+        """Wait for the model and a place, and compute the vectors."""
+        ...
+
+
+class JobContext(Protocol):
+    """What a job type is handed with each request."""
+
+    @property
+    def job(self) -> Job:
+        """The job that runs."""
+        ...
+
+    @property
+    def engine(self) -> EngineCalls:
+        """What runs models; `EngineError` where the worker has no engine."""
+        ...
+
+    @property
+    def redis(self) -> Redis:
+        """The worker's own connection, for commands and scripts."""
+        ...
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A logger with job, queue and attempt bound."""
+        ...
+
+    @property
+    def time_left(self) -> timedelta | None:
+        """How long the job may still run; `None` without a limit. Stands still during admission."""
+        ...
+
+    def progress(self, value: object) -> None:
+        """Publish how far the job is (any JSON); sent at most twice a second, the newest wins."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the result envelope."""
+        ...
+
+
+class JobType(abc.ABC, Generic[RequestT]):
+    """How to run the jobs of some queues.
+
+    Entered by the worker before the first job and left after the last one, so that a job type may
+    own tasks and connections; override `__aenter__` and `__aexit__` for that.
+    """
+
+    name: ClassVar[str]
+    """Names it in settings, results, logs and metrics."""
+    request: ClassVar[type[Any]]
+    """The attrs class that a job's data is structured to."""
+    timeout: timedelta | None = None
+    """How long a job may run once admitted; a job may ask for less by `timeout_of`."""
+    needs_engine: ClassVar[bool] = True
+    """Whether it cannot work without an engine; then the worker refuses to start without one."""
+
+    @property
+    @abc.abstractmethod
+    def queues(self) -> Sequence[QueueSpec]:
+        """The queues that feed it; fixed while the worker runs."""
+
+    @abc.abstractmethod
+    async def run(self, request: RequestT, context: JobContext) -> object:
+        """Answer one request; the value becomes `answer` in the result envelope.
+
+        Return what JSON can carry, or an attrs instance. Raise `InvalidRequest` or
+        `Unrecoverable` to fail at once; anything else is retried as the job's options say.
+        """
+
+    def timeout_of(self, request: RequestT) -> timedelta | None:  # noqa: ARG002  # for overriding
+        """Return how long this request may run; never more than `timeout` counts."""
+        return self.timeout
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class JobStep(enum.Enum):
+    """A moment in a job's life that observers are told of."""
+
+    CLAIMED = "claimed"
+    STARTED = "started"
+    """Its data has been read; its job type runs."""
+    ADMITTED = "admitted"
+    """Its model is loaded and it has a place on a host."""
+    ENDED = "ended"
+
+
+@attrs.frozen(kw_only=True)
+class JobEvent:
+    """One step of one job, for `worker_core_job_event`."""
+
+    step: JobStep
+    job: Job
+    model: str | None = None
+    outcome: Outcome | None = None
+    """With `ENDED`."""
+    reason: str | None = None
+    """Why it did not complete."""
+    run_seconds: float | None = None
+    """With `ENDED`: from claim to end."""

@@ -1,0 +1,160 @@
+"""One connection, from dialling to its end: sign in, load the scripts, exchange bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+import hiredis
+import structlog
+
+from worker_core.errors import RedisUnavailable, ReplyError
+from worker_core.redis.resp import Arg, Reply, new_parser, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anyio.abc import ByteStream
+
+    from worker_core.redis.endpoint import Endpoint
+    from worker_core.redis.script import Script
+    from worker_core.redis.topology import Connector
+
+__all__ = ["BROKEN", "REFUSALS", "Connection", "connect", "describe"]
+
+BROKEN = (
+    OSError,
+    EOFError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    hiredis.ProtocolError,
+)
+"""What a stream or the parser raises when the connection is of no more use."""
+
+REFUSALS = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
+"""Error codes of a server that serves nobody right now; the call that got one was not executed.
+
+Each is decided before a command changes anything. In a script the first writing command
+raises it, and roles do not change while a script runs, so such a script has written nothing.
+"""
+
+_CREDENTIALS = frozenset({"WRONGPASS", "NOAUTH"})
+_READ_BYTES = 65536
+
+
+def describe(error: BaseException) -> str:
+    """Why a connection ended, in words; anyio's errors say the most in their causes."""
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed the connection"
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer within the time given"
+    match error.__cause__:
+        case OSError() as cause:
+            return str(cause)
+        case ExceptionGroup() as attempts:  # one for each address of the host
+            return "; ".join(str(attempt) for attempt in attempts.exceptions)
+        case _:
+            return str(error) or type(error).__name__
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A stream with a parser; to be read and written by one task each."""
+
+    stream: ByteStream
+    parser: hiredis.Reader = attrs.field(factory=new_parser)
+
+    async def ask(self, *args: Arg) -> Reply:
+        """One call and its reply, with nothing else in flight; an error reply is raised."""
+        [reply] = await self.exchange([pack(*args)])
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    async def exchange(self, calls: list[bytes]) -> list[Reply]:
+        """Send the calls at once and wait for all their replies."""
+        await self.stream.send(b"".join(calls))
+        replies: list[Reply] = []
+        while len(replies) < len(calls):
+            reply: Reply | bool = self.parser.gets()
+            # RESP2 has no booleans: False is the parser's word for "not all of it has come".
+            if isinstance(reply, bool):
+                self.parser.feed(await self.stream.receive(_READ_BYTES))
+            else:
+                replies.append(reply)
+        return replies
+
+    async def close(self) -> None:
+        """Close the socket now, even when cancelled; nothing is waited for."""
+        with anyio.CancelScope(shield=True):
+            # Bounded: aclose_forcefully runs in a cancelled scope of its own.
+            await anyio.aclose_forcefully(self.stream)
+
+
+@attrs.frozen
+class _Step:
+    """One call of the handshake; `optional`: a user without the right to it is let through."""
+
+    call: bytes
+    optional: str | None = None
+
+
+async def connect(
+    connector: Connector,
+    *,
+    timeout: float,
+    name: str | None = None,
+    scripts: Iterable[Script] = (),
+    doubted: bool = False,
+) -> Connection:
+    """A connection that is signed in, named and has the scripts, within `timeout` seconds.
+
+    Raises `RedisUnavailable` that says what failed; the address is the caller's to add.
+    """
+    try:
+        with anyio.fail_after(timeout):
+            connection = Connection(await connector.dial())
+            try:
+                await _handshake(connection, _steps(connector.endpoint, name, scripts))
+                await connector.confirm(connection.ask, doubted=doubted)
+            except BaseException:
+                await connection.close()
+                raise
+            return connection
+    except (*BROKEN, ReplyError) as error:
+        raise RedisUnavailable(describe(error)) from error
+
+
+def _steps(endpoint: Endpoint, name: str | None, scripts: Iterable[Script]) -> list[_Step]:
+    steps: list[_Step] = []
+    if endpoint.username is not None:
+        # A user declared `nopass` takes any password.
+        steps.append(_Step(pack("AUTH", endpoint.username, endpoint.password or "")))
+    elif endpoint.password is not None:
+        steps.append(_Step(pack("AUTH", endpoint.password)))
+    if endpoint.db:
+        steps.append(_Step(pack("SELECT", endpoint.db)))
+    if name is not None:
+        steps.append(_Step(pack("CLIENT", "SETNAME", name), optional="CLIENT SETNAME"))
+    steps.extend(_Step(pack("SCRIPT", "LOAD", script.source)) for script in scripts)
+    # Last, and always: a server that loads its data or lost its primary accepts all of the
+    # above and refuses this.
+    steps.append(_Step(pack("PING"), optional="PING"))
+    return steps
+
+
+async def _handshake(connection: Connection, steps: list[_Step]) -> None:
+    replies = await connection.exchange([step.call for step in steps])
+    for step, reply in zip(steps, replies, strict=True):
+        if not isinstance(reply, ReplyError):
+            continue
+        if reply.code == "NOPERM" and step.optional is not None:
+            structlog.get_logger(__name__).info(
+                "the Redis user may not call this; going on without", call=step.optional
+            )
+        elif reply.code in _CREDENTIALS:
+            raise RedisUnavailable(f"{reply} (check the URL's user and password)") from reply
+        else:
+            raise reply
