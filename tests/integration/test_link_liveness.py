@@ -14,6 +14,7 @@ from tests.integration.link_support import (
     FAST,
     ValkeyServer,
     endpoint_of,
+    linked,
     own_server,
     server,
     shared_server,
@@ -21,7 +22,7 @@ from tests.integration.link_support import (
     witness,
 )
 from worker_core.errors import LinkClosed, RedisError, RedisUnavailable, ReplyLost
-from worker_core.redis import Endpoint, open_link
+from worker_core.redis import Endpoint
 from worker_core.testing.proxy import open_chaos_proxy
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ async def test_a_frozen_server_is_noticed_within_the_reply_timeout(
 ) -> None:
     process = own_server._process
     assert process is not None
-    async with open_link(endpoint_of(own_server), options=FAST) as link:
+    async with linked(endpoint_of(own_server)) as link:
         await link.call("PING")
         os.kill(process.pid, signal.SIGSTOP)
         try:
@@ -55,7 +56,7 @@ async def test_a_frozen_server_is_noticed_within_the_reply_timeout(
 async def test_steady_traffic_does_not_hide_a_silent_server(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.blackhole()
@@ -71,7 +72,7 @@ async def test_a_dead_peer_of_an_idle_link_is_noticed(server: ValkeyServer) -> N
     options = attrs.evolve(FAST, ping_interval=0.1, reply_timeout=0.3)
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=options) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port), options=options) as link,
     ):
         await link.wait_connected(within=2)
         quiet = proxy.forwarded
@@ -84,7 +85,7 @@ async def test_a_dead_peer_of_an_idle_link_is_noticed(server: ValkeyServer) -> N
 async def test_a_slow_link_is_not_a_dead_one(server: ValkeyServer) -> None:
     async with (
         open_chaos_proxy(server.host, server.port) as proxy,
-        open_link(Endpoint(host=proxy.host, port=proxy.port), options=FAST) as link,
+        linked(Endpoint(host=proxy.host, port=proxy.port)) as link,
     ):
         await link.wait_connected(within=2)
         proxy.delay = 0.15
@@ -116,7 +117,7 @@ async def test_closing_with_callers_waiting(server: ValkeyServer) -> None:
     async with open_chaos_proxy(server.host, server.port) as proxy:
         endpoint = Endpoint(host=proxy.host, port=proxy.port)
         async with anyio.create_task_group() as tasks:
-            async with open_link(endpoint, options=options) as link:
+            async with linked(endpoint, options=options) as link:
                 await link.wait_connected(within=2)
                 proxy.blackhole()
                 # More than the sockets between here and there hold, so that the writer stands
@@ -137,7 +138,7 @@ async def test_closing_while_the_server_is_away(free_tcp_port: int) -> None:
     outcomes: list[object] = []
     endpoint = Endpoint(host="127.0.0.1", port=free_tcp_port)
     async with anyio.create_task_group() as tasks:
-        async with open_link(endpoint, options=FAST) as link:
+        async with linked(endpoint) as link:
             tasks.start_soon(outcome_of, link, outcomes, "PING")
             await until(lambda: link.queued == 1)
             began = anyio.current_time()
@@ -146,7 +147,7 @@ async def test_closing_while_the_server_is_away(free_tcp_port: int) -> None:
 
 
 async def test_what_was_posted_last_is_still_sent(server: ValkeyServer) -> None:
-    async with open_link(endpoint_of(server), options=FAST) as link:
+    async with linked(endpoint_of(server)) as link:
         await link.wait_connected(within=2)
         for _ in range(1000):
             link.post("INCR", "n")
@@ -161,7 +162,7 @@ async def test_what_was_posted_last_is_still_sent(server: ValkeyServer) -> None:
 async def test_the_queue_is_bounded(free_tcp_port: int, bound: str, args: tuple[str, ...]) -> None:
     options = attrs.evolve(FAST, max_queued_calls=10, max_queued_bytes=10_000, close_timeout=0)
     endpoint = Endpoint(host="127.0.0.1", port=free_tcp_port)
-    async with open_link(endpoint, options=options) as link:
+    async with linked(endpoint, options=options) as link:
         for _ in range(20):
             link.post(*args)
         with pytest.raises(RedisUnavailable, match=bound):
@@ -173,5 +174,5 @@ async def test_a_call_larger_than_the_queue_goes_through_when_it_is_empty(
     server: ValkeyServer,
 ) -> None:
     options = attrs.evolve(FAST, max_queued_bytes=10_000)
-    async with open_link(endpoint_of(server), options=options) as link:
+    async with linked(endpoint_of(server), options=options) as link:
         assert await link.call("ECHO", "x" * 1_000_000) == b"x" * 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,7 +14,7 @@ from anyio.abc import ByteStream
 from worker_core.redis import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from worker_core.redis.topology import Ask
 
@@ -93,6 +94,15 @@ class MemoryServer:
                         await stream.send_all(self.answer(tuple(call)))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return
+
+
+@asynccontextmanager
+async def memory_server() -> AsyncIterator[MemoryServer]:
+    """A server for the length of the context, which has an hour of the virtual clock."""
+    with trio.fail_after(3600):
+        async with trio.open_nursery() as nursery:
+            yield MemoryServer(nursery)
+            nursery.cancel_scope.cancel()
 
 
 def echo(call: tuple[bytes, ...]) -> bytes:

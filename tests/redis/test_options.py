@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,9 +31,12 @@ def test_the_jitter_is_full() -> None:
     assert 0.45 < sum(delays) / 1000 < 0.55
 
 
-@pytest.mark.parametrize(
-    "name", ["connect_timeout", "reply_timeout", "ping_interval", "max_queued_calls"]
-)
-def test_senseless_bounds_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        attrs.evolve(LinkOptions(), **{name: 0})
+def test_senseless_bounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="connect_timeout"):
+        LinkOptions(connect_timeout=0)
+    with pytest.raises(ValueError, match="reply_timeout"):
+        LinkOptions(reply_timeout=-1)
+    with pytest.raises(ValueError, match="ping_interval"):
+        LinkOptions(ping_interval=0)
+    with pytest.raises(ValueError, match="max_queued_calls"):
+        LinkOptions(max_queued_calls=0)

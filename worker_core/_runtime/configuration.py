@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -75,11 +75,13 @@ class Configuration:
         return compose(self.plugins, engine=self.core.worker.engine)
 
 
-def load(layers: Layers, faults: list[Fault]) -> Configuration:
+def load(
+    layers: Layers, faults: list[Fault], *, extra: Sequence[PluginClass] = ()
+) -> Configuration:
     """Return the settings that the layers amount to; raises `ConfigError` with every fault.
 
     `faults` are those found while reading the layers. Plugins that are enabled are imported, no
-    others.
+    others; `extra` ones are enabled behind them without being installed.
     """
     shown: list[Shown] = []
     core = _core(layers, faults, shown)
@@ -90,8 +92,10 @@ def load(layers: Layers, faults: list[Fault]) -> Configuration:
         except PluginError as error:
             faults.append(Fault("worker.plugins", str(error)))
             continue
-        settings = _plugin_settings(layers, plugin, faults, shown)
-        plugins.append((plugin, settings))
+        plugins.append((plugin, _plugin_settings(layers, plugin, faults, shown)))
+    plugins.extend(
+        (plugin, _plugin_settings(layers, plugin, faults, shown)) for plugin in extra
+    )
     if faults:
         raise ConfigError(faults)
     notices = _notices(layers, [plugin for plugin, _ in plugins])

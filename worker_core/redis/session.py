@@ -110,7 +110,9 @@ class Session:
         try:
             while True:
                 await self._outbox.wait()
-                if self.refusal is not None:
+                # Woken in the same moment as ended: what is not taken now is sent later, while
+                # what is taken and never leaves would be reported lost.
+                if self.refusal is not None or self.reason is not None:
                     return
                 batch = self._outbox.take(_SEND_BYTES)
                 self._last_sent = now = anyio.current_time()

@@ -1,1 +1,4 @@
-"""Testing."""
+"""What plugin authors test with: a real Valkey, a fake engine on real HTTP, a worker.
+
+Installed as a pytest plugin; the fixtures are in `worker_core.testing.pytest_plugin`.
+"""

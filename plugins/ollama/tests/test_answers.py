@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 
 import orjson
@@ -49,7 +50,7 @@ def read(*parts: bytes) -> tuple[ChatAnswer, list[ChatChunk]]:
 def test_the_network_may_cut_anywhere(messages: list[dict[str, object]], cuts: list[int]) -> None:
     whole = ndjson(*({"message": message, "done": False} for message in messages), DONE)
     places = sorted({0, *(cut for cut in cuts if cut < len(whole)), len(whole)})
-    parts = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(places)]
     answer, chunks = read(*parts)
     assert (answer, chunks) == read(whole)
     assert answer.message.content == "".join(str(message["content"]) for message in messages)
@@ -108,9 +109,9 @@ def test_an_error_line_ends_the_answer(error: object) -> None:
 
 def test_a_line_without_an_end_is_given_up() -> None:
     splitter = LineSplitter()
+    assert not list(splitter.feed(b"x" * MAX_LINE))
     with pytest.raises(LineTooLong):
-        for _ in range(MAX_LINE // (1 << 20) + 1):
-            assert list(splitter.feed(b"x" * (1 << 20))) == []
+        list(splitter.feed(b"x"))
 
 
 def test_vectors_come_in_order() -> None:

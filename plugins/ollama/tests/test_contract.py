@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from conftest import Server
     from worker_core_ollama.host import OllamaHost
 
-    from worker_core.engine import ChatAnswer, Host, JSON
+    from worker_core.engine import JSON, ChatAnswer, Host
 
 
 async def ask(

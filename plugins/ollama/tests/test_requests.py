@@ -8,7 +8,7 @@ import pytest
 from worker_core_ollama.requests import chat_request, embed_request, load_request
 from worker_core_ollama.settings import OllamaSettings, RunnerProfile
 
-from worker_core.engine import ChatCall, EmbedCall, Message, Operation
+from worker_core.engine import JSON, ChatCall, EmbedCall, Message, Operation
 
 PROFILE = RunnerProfile(num_ctx=8192, shift=False)
 HELLO = (Message("user", "hello"),)
@@ -25,7 +25,7 @@ def test_a_plain_chat_sends_no_more_than_it_must() -> None:
 
 
 def test_a_full_chat_sends_everything() -> None:
-    tool = {"type": "function", "function": {"name": "f"}}
+    tool: JSON = {"type": "function", "function": {"name": "f"}}
     message = Message(
         "tool", "4", images=("aGk=",), tool_calls=({"function": {}},), tool_name="f", thinking="hm"
     )

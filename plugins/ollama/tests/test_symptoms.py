@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import anyio
 import attrs
+import pluggy
 import pytest
 from worker_core_ollama.engine import OllamaEngine
 from worker_core_ollama.settings import OllamaSettings, RunnerProfile
 
+from worker_core import hookspecs
 from worker_core.engine import ChatCall, ChatChunk, EmbedCall, Message, Operation
 from worker_core.errors import EngineError
 from worker_core.errors import FailureClass as F
@@ -84,7 +87,7 @@ async def test_cancelling_an_embed_is_seen_too(fake: FakeEngine, host: OllamaHos
         (ScriptedFault(action=FaultAction.STATUS, delay=0.05, error="llama runner process has terminated: exit status 2"), F.CRASHED),
         (ScriptedFault(action=FaultAction.STATUS, moment=FaultMoment.LOAD, error="model requires more system memory (8.4 GiB) than is available (3.1 GiB)"), F.OUT_OF_MEMORY),
         (ScriptedFault(action=FaultAction.STATUS, status=400, error="request (9 tokens) exceeds the available context size (4 tokens), try increasing it"), F.BAD_INPUT),
-        (ScriptedFault(action=FaultAction.STATUS, status=301), F.UNREACHABLE),
+        (ScriptedFault(action=FaultAction.STATUS, status=301, error=""), F.UNREACHABLE),
         (ScriptedFault(action=FaultAction.CLOSE), F.UNREACHABLE),
         (ScriptedFault(action=FaultAction.RESET), F.UNREACHABLE),
         (ScriptedFault(action=FaultAction.ERROR_LINE, after_chunks=2), F.CRASHED),
@@ -247,12 +250,6 @@ async def test_many_at_once_share_connections(
 
 
 def test_the_plugin_provides_the_engine() -> None:
-    from importlib.metadata import entry_points
-
-    import pluggy
-
-    from worker_core import hookspecs
-
     (entry,) = entry_points(group="worker_core.plugins", name="ollama")
     plugin = entry.load()
     manager = pluggy.PluginManager(hookspecs.PROJECT)

@@ -1,0 +1,5 @@
+"""`python -m worker_core`."""
+
+from worker_core.cli import main
+
+main()

