@@ -174,7 +174,7 @@ class LogSettings:
     level: Literal["debug", "info", "warning", "error"] = setting("info")
     format: Literal["auto", "console", "json"] = setting("auto")
     """`auto`: for people on a terminal, JSON everywhere else."""
-    content: bool = setting(False)
+    content: bool = setting(default=False)
     """Whether prompts and answers may be logged."""
 
 

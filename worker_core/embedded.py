@@ -11,10 +11,9 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import psutil
-from typing_extensions import Self
 
 from worker_core.errors import WorkerCoreError
 

@@ -8,12 +8,11 @@ and retries it. The words are Ollama's, so that an answer can be passed on as it
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
-
-from collections.abc import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+    JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
     """A value that JSON can carry; opaque to the worker (tools, schemas, options)."""
 else:
     # Recursive only for the type checker: when data gets its shape, anything may stand here.

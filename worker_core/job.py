@@ -5,10 +5,9 @@ from __future__ import annotations
 import abc
 import enum
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
-from typing_extensions import Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,6 +7,7 @@ So reading refuses what cannot be kept exactly, and writing never puts out what 
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 import re
@@ -27,6 +28,8 @@ MAX_DEPTH = 128
 """How deep arrays and objects may nest; far over any use, far under what breaks a JSON library."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_LONGEST_INT = 22
+"""More digits than 64 bits need, the sign included."""
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -70,7 +73,8 @@ def _loads_naming_faults(data: bytes) -> JSON:
     if _is_too_deep(data):
         raise InvalidRequest([Fault("", f"nested deeper than {MAX_DEPTH} levels")])
     try:
-        value: JSON = json.loads(data)
+        # Decoded here: the library would guess UTF-16 and UTF-32, which no other client reads.
+        value: JSON = json.loads(data.decode("utf-8", "surrogatepass"), parse_int=_parse_int)
     except UnicodeDecodeError:
         raise InvalidRequest([Fault("", "not JSON: not UTF-8 text")]) from None
     except ValueError as error:
@@ -79,6 +83,11 @@ def _loads_naming_faults(data: bytes) -> JSON:
     if faults := list(_faults_in(value, "")):
         raise InvalidRequest(faults)
     return value
+
+
+def _parse_int(digits: str) -> int:
+    # Beyond 64 bits all are refused alike; `int` itself refuses thousands of digits, namelessly.
+    return int(digits[:_LONGEST_INT])
 
 
 def _is_too_deep(data: bytes) -> bool:
@@ -102,22 +111,33 @@ def _is_too_deep(data: bytes) -> bool:
 def dumps(value: object) -> bytes:
     """Write JSON; lone surrogates become U+FFFD; raise `Unpublishable` for what cannot be written."""
     try:
-        written = orjson.dumps(value)
+        written = _write(value)
     except (TypeError, RecursionError):
-        if fault := next(_faults_in(value, "", allow_surrogates=True), None):
-            raise Unpublishable(str(fault)) from None
+        _refuse_faults(value)
         try:
-            written = orjson.dumps(_without_surrogates(value))
+            written = _write(_without_surrogates(value))
         except (TypeError, RecursionError) as error:
             raise Unpublishable(f"not JSON: {error}") from None
     # orjson writes NaN as null: where there is a null at all, see whether somebody meant it.
-    if b"null" in written and (fault := next(_faults_in(value, "", allow_surrogates=True), None)):
-        raise Unpublishable(str(fault))
+    if b"null" in written:
+        _refuse_faults(value)
     return written
 
 
-def _faults_in(value: object, path: str, *, allow_surrogates: bool = False) -> Iterator[Fault]:
-    """Yield what strict JSON cannot carry. The nesting was bounded before, or is by `MAX_DEPTH`."""
+def _write(value: object) -> bytes:
+    # Dataclasses are refused: a NaN in one would not be found.
+    return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _refuse_faults(value: object) -> None:
+    if fault := next(_faults_in(value, "", allow_surrogates=True), None):
+        raise Unpublishable(str(fault))
+
+
+def _faults_in(
+    value: object, path: str, depth: int = 0, *, allow_surrogates: bool = False
+) -> Iterator[Fault]:
+    """Yield what strict JSON cannot carry."""
     match value:
         case bool() | None:
             return
@@ -127,25 +147,24 @@ def _faults_in(value: object, path: str, *, allow_surrogates: bool = False) -> I
             yield Fault(path, "not a finite number")
         case str() if not allow_surrogates and not _is_unicode(value):
             yield Fault(path, "text with half a character (a lone surrogate)")
+        case list() | tuple() | dict() if depth >= MAX_DEPTH:
+            yield Fault("", f"nested deeper than {MAX_DEPTH} levels")
         case list() | tuple():
-            if path.count("[") + path.count(".") > MAX_DEPTH:
-                yield Fault("", f"nested deeper than {MAX_DEPTH} levels")
-                return
             for index, item in enumerate(value):
                 yield from _faults_in(
-                    item, item_path(path, index), allow_surrogates=allow_surrogates
+                    item, item_path(path, index), depth + 1, allow_surrogates=allow_surrogates
                 )
         case dict():
-            if path.count("[") + path.count(".") > MAX_DEPTH:
-                yield Fault("", f"nested deeper than {MAX_DEPTH} levels")
-                return
             for key, item in value.items():
                 if not allow_surrogates and isinstance(key, str) and not _is_unicode(key):
                     yield Fault(path, "a name with half a character (a lone surrogate)")
                     continue
                 yield from _faults_in(
-                    item, key_path(path, str(key)), allow_surrogates=allow_surrogates
+                    item, key_path(path, str(key)), depth + 1, allow_surrogates=allow_surrogates
                 )
+        case enum.Enum():
+            # orjson writes its value.
+            yield from _faults_in(value.value, path, depth, allow_surrogates=allow_surrogates)
         case _:
             return
 

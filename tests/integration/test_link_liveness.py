@@ -116,18 +116,19 @@ async def test_closing_with_callers_waiting(server: ValkeyServer) -> None:
     options = attrs.evolve(FAST, reply_timeout=30.0)
     async with open_chaos_proxy(server.host, server.port) as proxy:
         endpoint = Endpoint(host=proxy.host, port=proxy.port)
-        async with anyio.create_task_group() as tasks:
-            async with linked(endpoint, options=options) as link:
-                await link.wait_connected(within=2)
-                proxy.blackhole()
-                # More than the sockets between here and there hold, so that the writer stands
-                # still in the middle of a send and the rest is never handed to it.
-                tasks.start_soon(outcome_of, link, sent, "ECHO", "x" * 64_000_000)
-                await until(lambda: link.in_flight == 1)
-                tasks.start_soon(outcome_of, link, unsent, "INCR", "n")
-                await until(lambda: link.queued == 1)
-                began = anyio.current_time()
-            assert anyio.current_time() - began < FAST.close_timeout + 0.5
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                async with linked(endpoint, options=options) as link:
+                    await link.wait_connected(within=2)
+                    proxy.blackhole()
+                    # More than the sockets between here and there hold, so that the writer stands
+                    # still in the middle of a send and the rest is never handed to it.
+                    tasks.start_soon(outcome_of, link, sent, "ECHO", "x" * 64_000_000)
+                    await until(lambda: link.in_flight == 1)
+                    tasks.start_soon(outcome_of, link, unsent, "INCR", "n")
+                    await until(lambda: link.queued == 1)
+                    began = anyio.current_time()
+                assert anyio.current_time() - began < FAST.close_timeout + 0.5
         assert sent == [ReplyLost]
         assert unsent == [LinkClosed]
     with witness(server) as client:
@@ -137,12 +138,13 @@ async def test_closing_with_callers_waiting(server: ValkeyServer) -> None:
 async def test_closing_while_the_server_is_away(free_tcp_port: int) -> None:
     outcomes: list[object] = []
     endpoint = Endpoint(host="127.0.0.1", port=free_tcp_port)
-    async with anyio.create_task_group() as tasks:
-        async with linked(endpoint) as link:
-            tasks.start_soon(outcome_of, link, outcomes, "PING")
-            await until(lambda: link.queued == 1)
-            began = anyio.current_time()
-        assert anyio.current_time() - began < FAST.close_timeout + 0.5
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            async with linked(endpoint) as link:
+                tasks.start_soon(outcome_of, link, outcomes, "PING")
+                await until(lambda: link.queued == 1)
+                began = anyio.current_time()
+            assert anyio.current_time() - began < FAST.close_timeout + 0.5
     assert outcomes == [LinkClosed]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,9 @@ async def test_repeated_failures_wait_longer(autojump_clock: MockClock) -> None:
     async with memory_server() as server, open_blocking_link(server, options=OPTIONS) as blocking:
         server.reachable = False
         for _ in range(40):
-            with pytest.raises(RedisUnavailable, match="redis://memory.*nobody is there"):
+            with pytest.raises(RedisUnavailable, match=r"redis://memory.*nobody is there"):
                 await blocking.call("X", within=1.0)
-        waits = [b - a for a, b in zip(server.dials, server.dials[1:], strict=False)]
+        waits = [b - a for a, b in pairwise(server.dials)]
         assert all(wait <= min(2.0 ** (number + 1), 64) + 0.01 for number, wait in enumerate(waits))
         assert 20 < sum(waits[6:]) / len(waits[6:]) < 44  # half of the maximum
         server.reachable = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import anyio
@@ -164,13 +165,50 @@ async def test_attempts_to_connect_are_spread_and_bounded(autojump_clock: MockCl
                 match="redis://memory:6379/0 could not be reached within 600 s: nobody is there",
             ):
                 await link.wait_connected(within=600)
-            waits = [b - a for a, b in zip(server.dials, server.dials[1:], strict=False)]
+            waits = [b - a for a, b in pairwise(server.dials)]
             assert all(wait <= 8.01 for wait in waits)
             assert all(wait <= 2.0**number + 0.01 for number, wait in enumerate(waits[:4]))
             assert 3 < sum(waits[5:]) / len(waits[5:]) < 5  # half of the maximum
             server.reachable = True
             await link.wait_connected(within=10)
             assert await link.call("X", 1) == b"1"
+
+
+async def test_a_server_that_only_hangs_up_is_asked_less_and_less(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_server() as server, open_link(server, options=OPTIONS) as link:
+        for _ in range(60):
+            await link.wait_connected(within=60)
+            await server.cut()
+            await wait_all_tasks_blocked()
+            assert not link.is_connected
+        waits = [b - a for a, b in pairwise(server.dials)][5:]
+        assert 3 < sum(waits) / len(waits) < 5  # half of the maximum
+        # One answer, and it is an ordinary server again.
+        assert await link.call("X") == b"X"
+        await server.cut()
+        await wait_all_tasks_blocked()
+        await link.wait_connected(within=1.01)
+
+
+async def test_a_script_that_came_later_is_loaded_at_the_next_connect(
+    autojump_clock: MockClock,
+) -> None:
+    script = Script("one", b"return 1")
+
+    def answer(call: tuple[bytes, ...]) -> bytes:
+        loaded = any(call[0] == b"SCRIPT" for call in server.received)
+        return b"+OK\r\n" if loaded else b"-NOSCRIPT no such script\r\n"
+
+    async with memory_server() as server, open_link(server, options=OPTIONS) as link:
+        server.answer = answer
+        assert await link.run_script(script, []) == b"OK"
+        before = len(server.received)
+        await server.cut()
+        await wait_all_tasks_blocked()
+        await link.wait_connected(within=10)
+        assert server.received[before:] == [(b"SCRIPT", b"LOAD", b"return 1")]
 
 
 @pytest.mark.parametrize("code", ["READONLY", "LOADING", "MASTERDOWN"])
@@ -221,6 +259,29 @@ async def test_a_cancelled_call_that_was_refused_is_not_made_again(
         assert not link.is_connected
         assert await link.call("X", 2) == b"2"
     assert server.received == [(b"X", b"2")]  # the other was read in silence, and not a second time
+
+
+async def test_a_server_that_refuses_is_sent_nothing_more(autojump_clock: MockClock) -> None:
+    async with memory_server() as server, open_link(server, options=OPTIONS) as link:
+        await link.wait_connected(within=1)
+        server.silent = True
+        replies: list[object] = []
+
+        async def ask(name: str) -> None:
+            replies.append(await link.call(name))
+
+        async with trio.open_nursery() as callers:
+            for name in ("refused", "answered"):
+                callers.start_soon(ask, name)
+                await wait_all_tasks_blocked()
+            await server.ends[-1].send_all(b"-READONLY not now\r\n")
+            callers.start_soon(ask, "held back")
+            await wait_all_tasks_blocked()
+            assert (link.in_flight, link.queued) == (1, 1)
+            server.silent = False
+            await server.ends[-1].send_all(b"+answered\r\n")
+        assert replies == [b"answered", b"refused", b"held back"]
+        assert link.reconnects == 1
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(

@@ -11,6 +11,7 @@ import attrs
 import httpx
 import orjson
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from worker_core.testing.fake_engine import FaultAction, FaultMoment, RequestOutcome, ScriptedFault
 
@@ -155,7 +156,8 @@ async def test_as_a_process_of_its_own() -> None:
     with anyio.fail_after(20):
         async with await anyio.open_process([*command, "--tokens", "3"]) as process:
             assert process.stdout is not None
-            url = (await process.stdout.receive()).decode().strip()
+            output = BufferedByteReceiveStream(process.stdout)
+            url = (await output.receive_until(b"\n", 200)).decode()
             async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
                 body = {**CHAT, "model": "m", "stream": False}
                 answer = (await client.post("/api/chat", json=body)).json()

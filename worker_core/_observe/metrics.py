@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from worker_core._runtime.engine_calls import EngineUse
     from worker_core.job import Outcome
 
 __all__ = ["WorkerMetrics"]
@@ -62,19 +61,26 @@ class WorkerMetrics:
         return Histogram(name, text, labels, registry=self.registry, buckets=_SECONDS)
 
     def job_ended(
-        self, job_type: str, outcome: Outcome, *, seconds: float, queue_wait: float, use: EngineUse
+        self,
+        job_type: str,
+        outcome: Outcome,
+        *,
+        seconds: float,
+        queue_wait: float,
+        admission: float | None,
+        first_token: float | None,
     ) -> None:
-        """Count one run. Times in seconds."""
+        """Count one run. Times in seconds; `None` where there was no engine call, or no token."""
         key = (job_type, outcome)
         if key not in self._outcomes:
             self._outcomes[key] = self._jobs.labels(self._worker_id, job_type, outcome.value)
         self._outcomes[key].inc()
         self._seconds.labels(self._worker_id, job_type).observe(seconds)
         self._queue_wait.labels(self._worker_id, job_type).observe(queue_wait)
-        if use.model_asked is not None:
-            self._admission.labels(self._worker_id, job_type).observe(use.admission_seconds)
-        if use.first_token_seconds is not None:
-            self._first_token.labels(self._worker_id, job_type).observe(use.first_token_seconds)
+        if admission is not None:
+            self._admission.labels(self._worker_id, job_type).observe(admission)
+        if first_token is not None:
+            self._first_token.labels(self._worker_id, job_type).observe(first_token)
 
     def running(self, job_type: str) -> Gauge:
         """Return the gauge of running jobs of a type."""

@@ -251,7 +251,12 @@ class Execution:
     def _report(self, run: _Run, verdict: Verdict, outcome: Outcome) -> None:
         seconds = anyio.current_time() - run.began_at
         self._parts.metrics.job_ended(
-            self._type.name, outcome, seconds=seconds, queue_wait=run.queue_wait, use=run.use
+            self._type.name,
+            outcome,
+            seconds=seconds,
+            queue_wait=run.queue_wait,
+            admission=None if run.use.model_asked is None else run.use.admission_seconds,
+            first_token=run.use.first_token_seconds,
         )
         reason = str(verdict.error) if isinstance(verdict, Failed) else None
         _log.debug(

@@ -38,6 +38,8 @@ def list_plugins(
 
     Hooks are shown for enabled plugins: others are never imported.
     """
+    # Where the queues are makes no difference here; the option is there as for every command.
+    del redis_url
     enabled = _enabled(config, plugins, engine)
     rows = [
         _Row(info.name, info.distribution, info.version, name in enabled, *_hooks(name, enabled))

@@ -37,7 +37,7 @@ async def eventually_async(
         if hasattr(value, "__await__"):
             value = await value
         if value:
-            return value  # type: ignore[return-value]  # awaited above where it was awaitable
+            return value
         if anyio.current_time() > deadline:
             raise AssertionError(f"not within {within:g} s: {what or condition}")
         await anyio.sleep(_INTERVAL_SECONDS)

@@ -1,58 +1,42 @@
-"""A plugin with one job type: it says what it is told, as often as it is told."""
+"""Says what it is told, as often as it is told."""
 
 import attrs
 
-from worker_core import JobType, QueueSpec, hookimpl
+from worker_core import JobContext, JobType, QueueSpec, hookimpl
 
 
 @attrs.frozen
 class EchoSettings:
-    """What `[plugins.echo]` may hold."""
-
-    queue: str = "echo"
     shout: bool = False
 
 
 @attrs.frozen
 class EchoRequest:
-    """What a job's data must be."""
-
     text: str
     times: int = 1
 
 
 class EchoJobType(JobType[EchoRequest]):
-    """How such a job runs."""
-
     name = "echo"
+    queues = (QueueSpec("echo"),)
     request = EchoRequest
     needs_engine = False
 
-    def __init__(self, settings):
-        self.settings = settings
+    def __init__(self, settings: EchoSettings) -> None:
+        self.shout = settings.shout
 
-    @property
-    def queues(self):
-        """The queues that feed it."""
-        return [QueueSpec(self.settings.queue)]
-
-    async def run(self, request, context):
-        """Answer one request."""
-        text = request.text.upper() if self.settings.shout else request.text
-        for said in range(request.times):
-            context.progress({"said": said + 1})
-        return " ".join([text] * request.times)
+    async def run(self, request: EchoRequest, context: JobContext) -> str:
+        context.progress({"words": request.times})
+        answer = " ".join([request.text] * request.times)
+        return answer.upper() if self.shout else answer
 
 
 class EchoPlugin:
-    """What the entry point names."""
-
     Settings = EchoSettings
 
-    def __init__(self, settings):
+    def __init__(self, settings: EchoSettings) -> None:
         self.settings = settings
 
     @hookimpl
-    def worker_core_job_types(self):
-        """Offer the job type to the worker."""
+    def worker_core_job_types(self) -> list[EchoJobType]:
         return [EchoJobType(self.settings)]

@@ -117,7 +117,7 @@ def test_a_line_without_an_end_is_given_up() -> None:
 def test_vectors_come_in_order() -> None:
     raw = orjson.dumps({"model": "m", "embeddings": [[1, 0.5], [0.25, 0]], "prompt_eval_count": 4})
     answer = read_embeddings(raw, "asked", 2)
-    assert answer.embeddings == ((1, 0.5), (0.25, 0))
+    assert list(answer.embeddings) == [(1, 0.5), (0.25, 0)]
     assert answer.prompt_eval_count == 4
 
 

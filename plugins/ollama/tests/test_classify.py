@@ -87,6 +87,7 @@ def test_messages_name_host_model_and_remedy() -> None:
     "text",
     [
         "error parsing tool call: raw='{\"secret\": 1}', err=unexpected end",
+        "something odd about 'secret'",
         "something odd about 'a secret which is rather longer than any model name'",
         'invalid format: "secret"; expected',
         "x" * 300 + "secret",

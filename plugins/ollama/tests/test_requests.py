@@ -122,3 +122,6 @@ def test_proxies_are_for_other_machines(url: str, *, loopback: bool) -> None:
 
 def test_the_key_is_not_shown() -> None:
     assert "sesame" not in repr(OllamaSettings(api_key="sesame"))
+    with pytest.raises(ValueError, match="api_key") as refused:
+        OllamaSettings(api_key="sesame\n")
+    assert "sesame" not in str(refused.value)

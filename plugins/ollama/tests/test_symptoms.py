@@ -121,6 +121,16 @@ async def test_each_fault_of_a_chat_has_its_class(
     assert (await host.chat(chat_call(), ignore)).message.content == "one two three"
 
 
+async def test_generating_is_refused_while_probes_are_answered(
+    fake: FakeEngine, host: OllamaHost, chat_call: ChatCallMaker
+) -> None:
+    fake.script(ScriptedFault(action=FaultAction.STATUS, method="POST", status=503, count=None))
+    await host.check()
+    with pytest.raises(EngineError) as caught:
+        await host.chat(chat_call(), ignore)
+    assert caught.value.failure is F.BUSY
+
+
 async def test_an_answer_is_whole_though_the_stream_does_not_end(
     fake: FakeEngine, host: OllamaHost, chat_call: ChatCallMaker
 ) -> None:

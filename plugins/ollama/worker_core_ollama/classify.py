@@ -2,8 +2,8 @@
 
 Wordings change from version to version and are wrapped in one another (a crash while loading may
 quote the out-of-memory error that caused it), so each row is a pattern, and the order matters.
-What the server said is quoted only where no row knows it, and never at length: it may hold text
-of a prompt or an answer.
+What the server said follows only where a row does not say it all, shortened and without what
+stands in quotes there: that may be text of a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ServerError", "classify", "engine_error"]
 
 _QUOTED_CHARACTERS = 160
-_LONG_QUOTE = re.compile(r"""(["'`]).{25,}?\1""", re.DOTALL)
+_IN_QUOTES = re.compile(r"""(["'`]).+?\1""", re.DOTALL)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,5 +121,5 @@ def _match(error: ServerError) -> tuple[_Row, dict[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    short = _LONG_QUOTE.sub("...", " ".join(text.split()))
+    short = _IN_QUOTES.sub("...", " ".join(text.split()))
     return short if len(short) <= _QUOTED_CHARACTERS else f"{short[:_QUOTED_CHARACTERS]}..."

@@ -122,7 +122,11 @@ class OllamaHost:
     async def _whole(self, request: Prepared, model: str, operation: Operation) -> bytes:
         try:
             async with self._streamed(request, model, operation) as response:
-                return await response.aread()
+                try:
+                    return await response.aread()
+                except httpx.HTTPError as error:
+                    said = f"the connection ended within the answer ({type(error).__name__})"
+                    raise self._incomplete(model, said) from error
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
@@ -167,7 +171,7 @@ class OllamaHost:
             seconds = self._settings.connect_timeout.total_seconds()
             why = f"no connection within {seconds:g} s: is Ollama running, and is base_url right?"
         elif isinstance(error, httpx.ConnectError):
-            why = "cannot connect: is Ollama running, and is base_url right?"
+            why = f"cannot connect: is Ollama running, and is base_url right? ({error})"
         else:
             why = f"the connection ended before the answer ({type(error).__name__})"
         return EngineError(FailureClass.UNREACHABLE, f"{self.name}: {why}")
@@ -224,6 +228,7 @@ def _error_in(body: bytes) -> str:
 
 def _server_time(response: httpx.Response) -> datetime:
     try:
-        return parsedate_to_datetime(response.headers["date"])
+        told = parsedate_to_datetime(response.headers["date"])
     except (KeyError, ValueError):
         return datetime.now(UTC)
+    return told if told.tzinfo is not None else told.replace(tzinfo=UTC)

@@ -49,13 +49,19 @@ def _http_url(_: object, field: attrs.Attribute[str], value: str) -> None:
         raise ValueError(f"'{field.name}' must not hold credentials; set api_key")
 
 
+def _header_text(_: object, field: attrs.Attribute[str], value: str | None) -> None:
+    # The message must not show the value, as those of attrs' own validators do.
+    if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
+        raise ValueError(f"'{field.name}' must be printable ASCII without blanks")
+
+
 @attrs.frozen(kw_only=True)
 class OllamaSettings:
     """`[plugins.ollama]`: the server, the clocks of a call, and how models are loaded."""
 
     base_url: str = setting("http://127.0.0.1:11434", env="OLLAMA_BASE_URL", validator=_http_url)
     """A path in it is kept, for servers behind a proxy."""
-    api_key: str | None = setting(None, env="OLLAMA_API_KEY", secret=True)
+    api_key: str | None = setting(None, env="OLLAMA_API_KEY", secret=True, validator=_header_text)
     """Sent to this server only; a local Ollama ignores it."""
     max_concurrent_requests: int = setting(4, env="MAX_CONCURRENT_REQUESTS", validator=at_least(1))
     max_retries: int = setting(2, env="OLLAMA_MAX_RETRIES", validator=at_least(0))

@@ -289,7 +289,7 @@ async def _strike_whole(fault: ScriptedFault, responder: Responder) -> None:
     """Break off an answer that is one object, as far as the fault asks for it."""
     match fault.action:
         case FaultAction.ERROR_LINE:
-            await responder.json(fault.status, {"error": fault.error})
+            await responder.json(fault.status, {"error": fault.words})
             raise BrokenOff
         case FaultAction.GARBAGE:
             await responder.whole(200, fault.text.encode())

@@ -82,7 +82,7 @@ class LineStream:
                 await self._end()
                 raise BrokenOff
             case FaultAction.ERROR_LINE:
-                self._waiting.append(orjson.dumps({"error": fault.error}) + b"\n")
+                self._waiting.append(orjson.dumps({"error": fault.words}) + b"\n")
                 await self._end()
                 raise BrokenOff
             case FaultAction.GARBAGE:

@@ -159,7 +159,7 @@ class Runners:
         if fault is not None:
             entry.fault = fault.action.value
             await anyio.sleep(fault.delay)
-            raise Refusal(fault.status, fault.error)
+            raise Refusal(fault.status, fault.words)
         self._log.loads += 1
         entry.loaded = True
 

@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["FaultAction", "FaultMoment", "Script", "ScriptedFault"]
 
 
+_WORDS = {
+    401: "unauthorized",
+    404: "model not found (scripted fault)",
+    503: "server busy, please try again.  maximum pending requests exceeded",
+}
+
+
 class FaultAction(enum.Enum):
     """What a scripted fault does to the request that it strikes."""
 
     STATUS = "status"
-    """Answer `status` with `{"error": error}`."""
+    """Answer `status` with `{"error": ...}`."""
     CLOSE = "close"
     """End the connection before any header."""
     RESET = "reset"
@@ -32,7 +39,7 @@ class FaultAction(enum.Enum):
     ABORT = "abort"
     """After `after_chunks` lines and half of the next the connection ends."""
     ERROR_LINE = "error_line"
-    """After `after_chunks` lines a last line `{"error": error}`."""
+    """After `after_chunks` lines a last line `{"error": ...}`."""
     GARBAGE = "garbage"
     """After `after_chunks` lines the line `text`, which is no JSON, then the rest."""
     NOT_DONE = "not_done"
@@ -90,13 +97,21 @@ class ScriptedFault:
     """How many it strikes; `None`: all."""
 
     status: int = 500
-    error: str = "an error was encountered while running the model: scripted fault"
+    error: str | None = None
+    """The server's words; `None`: Ollama's own for that status."""
     after_chunks: int = attrs.field(default=0, validator=ge(0))
     """Lines sent before it strikes; an answer of fewer is struck before its last line."""
     text: str = "{not json"
     delay: float = attrs.field(default=0.0, validator=ge(0.0))
     """Seconds before anything happens."""
     token_seconds: float = attrs.field(default=0.0, validator=ge(0.0))
+
+    @property
+    def words(self) -> str:
+        """What the client is told."""
+        if self.error is not None:
+            return self.error
+        return _WORDS.get(self.status, "model runner has unexpectedly stopped (scripted fault)")
 
     @property
     def replaces_answer(self) -> bool:

@@ -240,7 +240,7 @@ class FakeEngine:
 async def _replace_answer(fault: ScriptedFault, responder: Responder) -> None:
     match fault.action:
         case FaultAction.STATUS:
-            await responder.json(fault.status, {"error": fault.error})
+            await responder.json(fault.status, {"error": fault.words})
         case FaultAction.CLOSE:
             await responder.close()
         case FaultAction.RESET:

@@ -1,0 +1,74 @@
+# Each target sets up what it needs. `make demo` and `make test` are all that a newcomer has to know.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PROJECTS := $(wildcard plugins/*/pyproject.toml) $(wildcard examples/*/pyproject.toml)
+EDITABLES := $(foreach project,$(PROJECTS),-e $(dir $(project)))
+INSTALLED := $(VENV)/.installed
+
+ENGINE ?= llamacpp
+MODEL ?=
+
+# ASYNC127 is for httpx's sake, which runs on trio; 9xx want a checkpoint on every path of every
+# function, also where there is nothing to wait for.
+ASYNC_RULES := --disable=ASYNC114,ASYNC127,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-interop test-embedded test-wheels coverage watch lint fix format typecheck imports clean
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# One pip call installs everything: the build backend is there already, so nothing is built in isolation.
+$(INSTALLED): pyproject.toml constraints.txt $(PROJECTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worker-core needs Python 3.11 or newer; name one: make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install -c constraints.txt flit_core
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' $(EDITABLES)
+	@touch $@
+
+install: $(INSTALLED)  ## Set up the virtual environment
+
+demo: $(INSTALLED)  ## Run chat jobs on a real model (ENGINE=ollama MODEL=llama3.2 for your own)
+	@$(BIN)/worker-core demo --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
+
+test: $(INSTALLED)  ## Run every test that a fresh machine can
+	$(BIN)/python -m pytest --ignore=tests/interop -m "not embedded_engine" $(ARGS)
+
+test-interop: $(INSTALLED)  ## Run the tests against real Node BullMQ (needs node and npm)
+	$(BIN)/python -m pytest tests/interop $(ARGS)
+
+test-embedded: $(INSTALLED)  ## Run the tests of the embedded engine on its real model
+	$(BIN)/python -m pytest plugins/llamacpp -m embedded_engine $(ARGS)
+
+test-wheels: $(INSTALLED)  ## Install the built wheels into a new environment and run a job
+	tests/installed/run $(BIN)/python
+
+coverage: $(INSTALLED)  ## Run the tests and report what they do not reach
+	$(BIN)/python -m coverage run -m pytest --ignore=tests/interop -m "not embedded_engine" -q
+	$(BIN)/python -m coverage report
+
+watch: $(INSTALLED)  ## Run the tests again at each change
+	$(BIN)/python -m pytest_watcher . --ignore=tests/interop -m "not embedded_engine" -q
+
+lint: $(INSTALLED)  ## Check style, async rules and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/flake8-async $(ASYNC_RULES) $$(git ls-files 'worker_core/*.py' 'plugins/*/worker_core_*/*.py')
+	$(BIN)/lint-imports
+
+fix: $(INSTALLED)  ## Mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+format: $(INSTALLED)  ## Format the code
+	$(BIN)/ruff format
+
+typecheck: $(INSTALLED)  ## Check types
+	$(BIN)/mypy
+
+clean:  ## Remove what was set up and built
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/interop/node_modules
