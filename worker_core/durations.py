@@ -8,20 +8,22 @@ from datetime import timedelta
 __all__ = ["format_duration", "parse_duration"]
 
 _UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
     "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
 }
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
 def parse_duration(text: str) -> timedelta:
     """Read a duration: numbers with units, largest first (`1h30m`); raise `ValueError` otherwise."""
     compact = text.strip().lower()
     parts = _PART.findall(compact)
-    if not parts or "".join(number + unit for number, unit in parts) != compact:
+    units = [unit for _, unit in parts]
+    in_order = units == [unit for unit in _UNITS if unit in units]
+    if not parts or not in_order or "".join(number + unit for number, unit in parts) != compact:
         raise ValueError(f"expected a duration such as '300s', '5m' or '250ms', found {text!r}")
     try:
         return sum((float(number) * _UNITS[unit] for number, unit in parts), timedelta())

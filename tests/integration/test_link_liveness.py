@@ -43,7 +43,7 @@ async def test_a_frozen_server_is_noticed_within_the_reply_timeout(
             began = anyio.current_time()
             with anyio.fail_after(3), pytest.raises(ReplyLost, match="no reply within 1 s"):
                 await link.call("INCR", "n")
-            assert 0.9 < anyio.current_time() - began < 1.5
+            assert 0.9 < anyio.current_time() - began < 2.5
             with pytest.raises(RedisUnavailable):
                 await link.wait_connected(within=0.2)
         finally:
@@ -63,7 +63,7 @@ async def test_steady_traffic_does_not_hide_a_silent_server(server: ValkeyServer
         began = anyio.current_time()
         while link.is_connected:
             link.post("INCR", "n")
-            assert anyio.current_time() - began < 1.5
+            assert anyio.current_time() - began < 2.5
             await anyio.sleep(0.01)
         assert anyio.current_time() - began > 0.9
 
@@ -128,7 +128,7 @@ async def test_closing_with_callers_waiting(server: ValkeyServer) -> None:
                     tasks.start_soon(outcome_of, link, unsent, "INCR", "n")
                     await until(lambda: link.queued == 1)
                     began = anyio.current_time()
-                assert anyio.current_time() - began < FAST.close_timeout + 0.5
+                assert anyio.current_time() - began < FAST.close_timeout + 2.0
         assert sent == [ReplyLost]
         assert unsent == [LinkClosed]
     with witness(server) as client:
@@ -144,7 +144,7 @@ async def test_closing_while_the_server_is_away(free_tcp_port: int) -> None:
                 tasks.start_soon(outcome_of, link, outcomes, "PING")
                 await until(lambda: link.queued == 1)
                 began = anyio.current_time()
-            assert anyio.current_time() - began < FAST.close_timeout + 0.5
+            assert anyio.current_time() - began < FAST.close_timeout + 2.0
     assert outcomes == [LinkClosed]
 
 

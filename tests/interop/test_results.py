@@ -157,8 +157,17 @@ def test_a_listener_outlives_every_kind_of_end(node, start, engine):
         {"action": "reset", "contains": "reset"},
     ):
         engine.script(path="/api/chat", **fault)
-    texts = ["surrogate", "line", "status", "reset", "\U0001f600 \U0001f468\u200d\U0001f469", "\x00\x1f\u2028"]
-    ids = node.add(CHAT, *[{"data": chat(text)} for text in texts], {"data": None}, {"data": chat("last")})
+    texts = [
+        "surrogate",
+        "line",
+        "status",
+        "reset",
+        "\U0001f600 \U0001f468\u200d\U0001f469",
+        "\x00\x1f\u2028",
+    ]
+    ids = node.add(
+        CHAT, *[{"data": chat(text)} for text in texts], {"data": None}, {"data": chat("last")}
+    )
     listener.wait_for(lambda line: line["event"] == "completed" and line["jobId"] == ids[-1])
     lines = listener.finish()
     ends = {line["jobId"]: line for line in lines if line["event"] in {"completed", "failed"}}
@@ -181,8 +190,7 @@ def test_counts_are_right_at_once(node, start):
         waitMs=20_000,
     )
     assert lines[-1]["counts"] == {
-        **dict.fromkeys(("active", "delayed", "paused", "prioritized"), 0),
-        **dict.fromkeys(("waiting", "waiting-children"), 0),
+        **dict.fromkeys(("active", "delayed", "prioritized", "waiting", "waiting-children"), 0),
         "completed": 5,
         "failed": 2,
     }

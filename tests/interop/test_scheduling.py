@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.interop.support import CHAT, chat
@@ -20,7 +22,7 @@ def starts(node, job_id):
 
 
 def gaps(times):
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,9 @@ def gaps(times):
         pytest.param(None, [0, 0], [0, 0], id="none"),
         pytest.param(500, [500, 500], [500, 500], id="number"),
         pytest.param({"type": "fixed", "delay": 400}, [400, 400], [400, 400], id="fixed"),
-        pytest.param({"type": "exponential", "delay": 300}, [300, 600], [300, 600], id="exponential"),
+        pytest.param(
+            {"type": "exponential", "delay": 300}, [300, 600], [300, 600], id="exponential"
+        ),
         pytest.param(
             {"type": "fixed", "delay": 800, "jitter": 0.5}, [400, 400], [800, 800], id="jitter"
         ),
@@ -65,7 +69,9 @@ def test_a_job_out_of_attempts_fails_with_all_its_traces(node, start, engine):
     assert len(job["stacktrace"]) == 3
     exhausted = listener.wait_for(lambda line: line["event"] == "retries-exhausted")
     assert exhausted["attemptsMade"] == "3"
-    order = [line["event"] for line in listener.finish() if line["event"] not in {"progress", "drained"}]
+    order = [
+        line["event"] for line in listener.finish() if line["event"] not in {"progress", "drained"}
+    ]
     once = ["active", "delayed", "waiting"]
     assert order[-8 - 1 :] == [*once, *once, "active", "failed", "retries-exhausted"]
 
@@ -107,7 +113,7 @@ def run_paused(node, *jobs):
     listener = node.start("listen", queue="echo")
     # Another job of the same worker ends meanwhile: it had its chance to take a paused one.
     node.ask(CHAT, {"data": chat("barrier")})
-    assert all(job["processedOn"] is None for job in without_none(node.jobs("echo", *ids)))
+    assert [job.get("processedOn") for job in node.jobs("echo", *ids)] == [None] * len(ids)
     node.run("queue", queue="echo", do="resume")
     last = set()
 
@@ -119,10 +125,6 @@ def run_paused(node, *jobs):
     listener.wait_for(ended)
     began = [line["jobId"] for line in listener.finish() if line["event"] == "active"]
     return [jobs[ids.index(job_id)]["data"]["text"] for job_id in began]
-
-
-def without_none(jobs):
-    return [{"processedOn": None, **job} for job in jobs]
 
 
 def test_priorities_order_one_slot(node, start):

@@ -39,9 +39,7 @@ def test_a_child_that_we_complete_unblocks_its_parent_in_node(node, start):
         waitMs=20_000,
     )
     given = next(line for line in lines if "returnvalue" in line)["returnvalue"]
-    answers = sorted(
-        child["answer"]["message"]["content"] for child in given["children"].values()
-    )
+    answers = sorted(child["answer"]["message"]["content"] for child in given["children"].values())
     assert answers == ["first", "second"]
 
 
@@ -91,7 +89,9 @@ def test_we_run_a_parent_once_nodes_children_are_done(node, start):
         children=[{"data": {}}, {"data": {}}],
         waitMs=20_000,
     )
-    assert next(line for line in lines if "returnvalue" in line)["returnvalue"]["answer"] == "parent"
+    assert (
+        next(line for line in lines if "returnvalue" in line)["returnvalue"]["answer"] == "parent"
+    )
     assert len([line for line in children.finish() if "ran" in line]) == 2
 
 

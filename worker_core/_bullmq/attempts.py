@@ -60,12 +60,14 @@ def _delay(backoff: Backoff, attempts_made: int, random: Callable[[], float]) ->
             return GiveUp(
                 f"unknown backoff type {unknown[:40]!r}: use 'fixed' or 'exponential'"
             )
-    delay = longest
-    if backoff.jitter > 0:
-        delay = math.floor(random() * longest * backoff.jitter + longest * (1 - backoff.jitter))
-    if delay < 0:
+    if longest < 0:
         return GiveUp()
-    return RetryAfter(int(min(delay, _LONGEST_DELAY_MS)))
+    # Cut before the jitter, which would make "not a number" of an infinite delay.
+    delay = longest = min(longest, _LONGEST_DELAY_MS)
+    if backoff.jitter > 0:
+        share = min(backoff.jitter, 1.0)
+        delay = math.floor(random() * longest * share + longest * (1 - share))
+    return RetryAfter(int(delay))
 
 
 def _round_half_up(value: float) -> float:

@@ -22,6 +22,7 @@ __all__ = ["Backoff", "JobOptions", "KeepJobs", "StoredJob", "read_job"]
 
 _LUA_EXACT = 2**53 - 1
 """The largest whole number that Lua and JavaScript keep exactly."""
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 @attrs.frozen
@@ -118,12 +119,16 @@ def read_job(job_id: str, pairs: Sequence[bytes]) -> StoredJob:
 def _whole_number(raw: bytes) -> int:
     # Lua may have written it as a float: 1e3, 12.0.
     try:
-        return int(raw)
+        number = int(raw)
     except ValueError:
         value = float(raw)
         if not math.isfinite(value):
             raise ValueError("not finite") from None
-        return int(value)
+        number = int(value)
+    # More could be neither packed again nor counted with.
+    if not _INT64_MIN <= number <= _INT64_MAX:
+        raise ValueError("beyond 64 bits")
+    return number
 
 
 def _read_stacktrace(raw: bytes | None) -> tuple[str, ...]:
@@ -171,6 +176,10 @@ def _in_our_names(found: dict[str, Any]) -> dict[str, object]:
         for theirs, ours in _OPTION_NAMES.items()
         if found.get(theirs) is not None
     }
+    for name in ("attempts", "keep_logs", "stack_trace_limit"):
+        value = named.get(name)
+        if isinstance(value, float) and value.is_integer():
+            named[name] = _exact(value)
     backoff = found.get("backoff")
     if isinstance(backoff, int | float) and not isinstance(backoff, bool):
         named["backoff"] = Backoff("fixed", backoff) if backoff else None

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 __all__ = [
     "STILL_OWNED",
     "Claim",
+    "EventKind",
     "Final",
     "FinalState",
     "Finished",
+    "JobState",
     "Nothing",
+    "QueueEvent",
     "Refusal",
     "Settled",
     "read_claim",
+    "read_events",
     "read_finish",
     "read_finished",
     "read_lost_locks",
@@ -29,6 +33,8 @@ __all__ = [
     "read_move",
     "read_owned",
     "read_settled",
+    "read_state",
+    "read_stream",
 ]
 
 
@@ -193,3 +199,104 @@ def read_finished(reply: object) -> Final | Refusal | None:
             return Refusal.JOB_GONE
         case _:
             return None
+
+
+class JobState(enum.Enum):
+    """Where a job stands, in BullMQ's words."""
+
+    WAITING = "waiting"
+    PRIORITIZED = "prioritized"
+    DELAYED = "delayed"
+    WAITING_CHILDREN = "waiting-children"
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """In none of the queue's lists: it is being moved or removed, or was left over."""
+
+
+def read_state(reply: object) -> JobState:
+    """Read `getStateV2`."""
+    try:
+        return JobState(reply.decode()) if isinstance(reply, bytes) else JobState.UNKNOWN
+    except ValueError:
+        return JobState.UNKNOWN
+
+
+class EventKind(enum.Enum):
+    """What an event of a queue says of its job; those that concern nobody here are `OTHER`."""
+
+    ADDED = "added"
+    PROGRESS = "progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """For good: an attempt that will be followed by another is told otherwise."""
+    REMOVED = "removed"
+    OTHER = ""
+
+
+@attrs.frozen
+class QueueEvent:
+    """One entry of a queue's event stream; `value` is the return value, the reason, the progress."""
+
+    id: bytes
+    kind: EventKind
+    job_id: str
+    value: bytes
+
+    @property
+    def final(self) -> Final | None:
+        """The job's end, where this event is its end."""
+        match self.kind:
+            case EventKind.COMPLETED:
+                return Final(FinalState.COMPLETED, self.value)
+            case EventKind.FAILED:
+                return Final(FinalState.FAILED, self.value)
+            case EventKind.ADDED | EventKind.PROGRESS | EventKind.REMOVED | EventKind.OTHER:
+                return None
+
+
+_EVENT_VALUES = {
+    EventKind.COMPLETED: b"returnvalue",
+    EventKind.FAILED: b"failedReason",
+    EventKind.PROGRESS: b"data",
+}
+
+
+def read_events(reply: object) -> list[QueueEvent]:
+    """Read `XREVRANGE` on a queue's events: `[[id, [name, value, ...]], ...]`."""
+    events = []
+    for entry in reply if isinstance(reply, list) else ():
+        match entry:
+            case [bytes(entry_id), [*flat]]:
+                fields = dict(zip(flat[::2], flat[1::2], strict=False))
+            case [bytes(entry_id), *_]:  # deleted between its arrival and this reading
+                fields = {}
+            case _:
+                continue
+        kind = _event_kind(fields.get(b"event", b""))
+        events.append(
+            QueueEvent(
+                id=entry_id,
+                kind=kind,
+                job_id=fields.get(b"jobId", b"").decode("utf-8", "replace"),
+                value=fields.get(_EVENT_VALUES.get(kind, b""), b""),
+            )
+        )
+    return events
+
+
+def _event_kind(raw: bytes) -> EventKind:
+    try:
+        return EventKind(raw.decode())
+    except ValueError:
+        return EventKind.OTHER
+
+
+def read_stream(reply: object) -> list[QueueEvent]:
+    """Read `XREAD` on one queue's events: `[[key, entries]]`, or nothing in the time given."""
+    match reply:
+        case [[_, entries]]:
+            return read_events(entries)
+        case _:
+            return []

@@ -13,7 +13,7 @@ import attrs
 import pluggy
 
 from worker_core import hookspecs
-from worker_core.engine import Engine, Host
+from worker_core.engine import Engine
 from worker_core.errors import PluginError
 from worker_core.job import JobType
 from worker_core.service import Service
@@ -226,7 +226,5 @@ def _choose_engine(
         return None
     for owner, engine in engines:
         if owner.name == wanted:
-            if not engine.hosts or not all(isinstance(host, Host) for host in engine.hosts):
-                raise PluginError(wanted, "its engine has no hosts")
             return engine
     raise PluginError(wanted, "is set as [worker] engine and provides none")

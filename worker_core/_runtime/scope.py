@@ -37,7 +37,7 @@ class JobScope:
     read from here and never worked out from clocks.
     """
 
-    __slots__ = ("_after_drain", "_drain_at", "_expires_for", "_left", "_limit", "_pauses", "_reason", "_scope", "_since")
+    __slots__ = ("_drain_at", "_expires_for", "_left", "_limit", "_pauses", "_reason", "_scope", "_settle_by", "_since")
 
     def __init__(self) -> None:
         self._scope = anyio.CancelScope(shield=True)
@@ -48,7 +48,7 @@ class JobScope:
         self._since = 0.0
         self._pauses = 0
         self._drain_at = math.inf
-        self._after_drain = 0.0
+        self._settle_by: float | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -68,9 +68,7 @@ class JobScope:
         # The run is over: from here on the drain shortens this scope instead, and leaves it time
         # to put the job back.
         self._scope = anyio.CancelScope(shield=True)
-        self._after_drain = RETURN_SECONDS
-        self._pauses = 0
-        self._left, self._since = bound_seconds, anyio.current_time()
+        self._settle_by = anyio.current_time() + bound_seconds
         self._apply()
         with self._scope as bound:
             yield bound
@@ -126,7 +124,12 @@ class JobScope:
         self._scope.cancel()
 
     def _apply(self) -> None:
+        if self._settle_by is not None:
+            # A call that the job left behind may still pause its clock: that is over.
+            self._scope.deadline = min(self._settle_by, self._drain_at + RETURN_SECONDS)
+            return
+        if self._scope.cancel_called:
+            return  # stopped already: what for must not change while the job ends
         own = math.inf if self._pauses else self._since + self._left
-        drain_at = self._drain_at + self._after_drain
-        self._expires_for = StopReason.DRAIN if drain_at <= own else StopReason.DEADLINE
-        self._scope.deadline = min(own, drain_at)
+        self._expires_for = StopReason.DRAIN if self._drain_at <= own else StopReason.DEADLINE
+        self._scope.deadline = min(own, self._drain_at)

@@ -52,6 +52,9 @@ from worker_core._runtime.observers import notifier
 from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.services import ServiceSurroundings, supervise
 from worker_core._runtime.settlement import Settler
+from worker_core.engine import Host
+from worker_core.errors import PluginError
+from worker_core.errors import RedisUnavailable
 from worker_core.redis import Endpoint, LinkOptions, Redis, open_blocking_link, open_link
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 
     from worker_core._runtime.plugins import Composition
     from worker_core.config import CoreSettings
+    from worker_core.engine import Engine
     from worker_core.job import JobType, QueueSpec
     from worker_core.redis import Link, LinkState
 
@@ -137,7 +141,7 @@ class Worker:
 
     async def _connects(self, link: Link) -> bool:
         """Wait for the first connection; `False` when a stop was requested before it came."""
-        connected = False
+        failure: RedisUnavailable | None = None
         async with anyio.create_task_group() as waiting:
 
             async def end_on_stop() -> None:
@@ -145,10 +149,15 @@ class Worker:
                 waiting.cancel_scope.cancel()
 
             waiting.start_soon(end_on_stop)
-            await link.wait_connected(within=self._settings.redis.start_timeout.total_seconds())
-            connected = True
+            try:
+                within = self._settings.redis.start_timeout.total_seconds()
+                await link.wait_connected(within=within)
+            except RedisUnavailable as error:
+                failure = error  # raised below: out of the group it would come wrapped
             waiting.cancel_scope.cancel()
-        return connected
+        if failure is not None:
+            raise failure
+        return not self._stop_requested.is_set()
 
     async def _run_beside(
         self, link: Link, feeds: list[_Feed], task_status: TaskStatus[None]
@@ -182,6 +191,7 @@ class Worker:
             async with AsyncExitStack() as entered:
                 if self._composition.engine is not None:
                     await entered.enter_async_context(self._composition.engine)
+                    _check_hosts(self._composition.engine)
                 for job_type in self._composition.job_types:
                     await entered.enter_async_context(job_type)
                 async with anyio.create_task_group() as loads:
@@ -263,6 +273,12 @@ class Worker:
         self._crashes.append(error)
         if not self._stop_requested.is_set():
             self.request_stop("a part of the worker crashed")
+
+
+def _check_hosts(engine: Engine) -> None:
+    # Only now: an engine may make its hosts when it is entered.
+    if not engine.hosts or not all(isinstance(host, Host) for host in engine.hosts):
+        raise PluginError(engine.name, "its engine has no hosts")
 
 
 def _end_jobs(feeds: list[_Feed], consumers: list[Consumer], at: float) -> None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["OllamaEngine"]
 
 _CLOSE_SECONDS = 5.0
-_SPARE_CONNECTIONS = 4
-"""For loads, ps and version, beside the calls that the worker counts."""
 
 
 class OllamaEngine:
@@ -66,11 +64,11 @@ def _make_client(settings: OllamaSettings) -> httpx.AsyncClient:
     headers = {"Accept-Encoding": "identity"}
     if settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key}"
-    kept = settings.max_concurrent_requests + _SPARE_CONNECTIONS
     return httpx.AsyncClient(
-        # The worker keeps every clock but this one, and bounds what is in flight.
+        # The worker keeps every clock but this one, and bounds what is in flight: a bound here
+        # would let a call wait where nobody sees it.
         timeout=httpx.Timeout(None, connect=settings.connect_timeout.total_seconds()),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=kept),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         headers=headers,
         trust_env=not settings.is_loopback,
         follow_redirects=False,

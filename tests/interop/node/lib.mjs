@@ -17,8 +17,10 @@ export function emit(line) {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-export async function queueEvents(queue, options = {}) {
-  const events = closing(new QueueEvents(queue, { connection, ...options }));
+// From the stream's beginning: being ready means being connected, not yet reading, so that the end
+// of a job that takes a millisecond can be missed by a listener that begins "now".
+export async function queueEvents(queue) {
+  const events = closing(new QueueEvents(queue, { connection, lastEventId: '0' }));
   events.on('error', (error) => emit({ event: 'error', message: String(error) }));
   await events.waitUntilReady();
   return events;

@@ -7,7 +7,7 @@ const EVENTS = [
 ];
 
 await run(async () => {
-  const events = await queueEvents(input.queue, { lastEventId: '0' });
+  const events = await queueEvents(input.queue);
   for (const event of EVENTS) {
     events.on(event, (args, id) => emit({ event, at: Number.parseInt(id ?? args, 10), ...args }));
   }

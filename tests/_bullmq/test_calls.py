@@ -1,0 +1,258 @@
+"""Every call is built as the head comment of its Lua script says."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pytest
+
+from worker_core._bullmq import calls, scripts
+from worker_core._bullmq.adding import AddOptions, add, read_added
+from worker_core._bullmq.calls import ClaimOptions, Failure, Finish
+from worker_core._bullmq.job import Backoff, JobOptions, KeepJobs, StoredJob
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.scripts import OWN_SCRIPTS, WORKER_SCRIPTS, _package_folder, load_scripts
+
+if TYPE_CHECKING:
+    from worker_core._bullmq.calls import ScriptCall
+
+KEYS = QueueKeys("bull", "mail")
+OPTIONS = ClaimOptions(worker="w1", lock_ms=30_000, keep_failed=KeepJobs(count=5))
+JOB = StoredJob(id="7", options=JobOptions(attempts=3, fail_parent=True, keep_logs=9))
+FAILURE = Failure(reason="é".encode(), stacktrace=b'["trace"]')
+COMPLETED = Finish(completed=True, value=b'{"a":1}', at_ms=1234)
+FAILED = Finish(completed=False, value=b"why", stacktrace=b"[]", at_ms=1234)
+
+CALLS: dict[str, ScriptCall] = {
+    "claim": calls.claim(KEYS, "t:1", OPTIONS),
+    "complete": calls.finish(KEYS, JOB, "t:1", COMPLETED, OPTIONS, fetch_next=True),
+    "fail": calls.finish(KEYS, JOB, "t:1", FAILED, OPTIONS, fetch_next=False),
+    "retry": calls.retry(KEYS, JOB, "t:1", FAILURE),
+    "delay": calls.delay(KEYS, JOB, "t:1", 250, failure=FAILURE),
+    "give back": calls.give_back(KEYS, "7", "t:1"),
+    "extend locks": calls.extend_locks(KEYS, [("7", "t:1"), ("8", "t:2")], 30_000),
+    "is finished": calls.is_finished(KEYS, "7"),
+    "progress": calls.update_progress(KEYS, "7", b"50"),
+    "log": calls.add_log(KEYS, "7", "line", 9),
+    "find owned": calls.find_owned(KEYS, "t:1"),
+    "add": add(KEYS, "n", b"{}", AddOptions()),
+    "add delayed": add(KEYS, "n", b"{}", AddOptions(delay=timedelta(seconds=2))),
+    "add prioritized": add(KEYS, "n", b"{}", AddOptions(priority=3)),
+}
+
+MEANINGS: dict[str, str] = {
+    "wait": KEYS.wait,
+    "active": KEYS.active,
+    "prioritized": KEYS.prioritized,
+    "event": KEYS.events,
+    "event stream": KEYS.events,
+    "events stream": KEYS.events,
+    "stream events": KEYS.events,
+    "stalled": KEYS.stalled,
+    "rate limiter": KEYS.limiter,
+    "limiter": KEYS.limiter,
+    "delayed": KEYS.delayed,
+    "paused": KEYS.paused,
+    "meta": KEYS.meta,
+    "pc priority counter": KEYS.pc,
+    "marker": KEYS.marker,
+    "completed": KEYS.completed,
+    "failed": KEYS.failed,
+    "job": KEYS.job("7"),
+    "jobid": KEYS.job("7"),
+    "job id": KEYS.job("7"),
+    "job logs": KEYS.logs("7"),
+    "id": KEYS.id,
+}
+"""What a head comment calls a key, with the key that is meant. Some depend on the call, see below."""
+
+
+def head_of(call: ScriptCall) -> str:
+    return call.script.source.decode().partition("]]")[0]
+
+
+def described_keys(call: ScriptCall) -> dict[int, str]:
+    found = re.findall(r"KEYS\[(\d+)\]\s*=?\s*(.+)", head_of(call))
+    return {
+        int(number): re.sub(r"['\",]|\bkey\b", "", text).strip().lower() for number, text in found
+    }
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_there_are_as_many_keys_as_the_file_name_says(name: str) -> None:
+    call = CALLS[name]
+    own = call.script.name in OWN_SCRIPTS
+    folder = Path(scripts.__file__).with_name("lua") if own else _package_folder() / "commands"
+    (file,) = folder.glob(f"{call.script.name}-*.lua")
+    assert file.read_bytes() == call.script.source
+    assert len(call.keys) == int(file.stem.rpartition("-")[2])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_keys_are_those_of_the_head_comment_in_its_order(name: str) -> None:
+    call = CALLS[name]
+    meanings = {**MEANINGS}
+    if name in {"complete", "fail"}:
+        target = "completed" if name == "complete" else "failed"
+        meanings |= {"completed/failed": KEYS.base + target, "metrics": KEYS.metrics(target)}
+    described = described_keys(call)
+    assert sorted(described) == list(range(1, len(call.keys) + 1))
+    assert [meanings[described[n]] for n in sorted(described)] == list(call.keys)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_there_are_as_many_arguments_as_the_head_comment_says(name: str) -> None:
+    call = CALLS[name]
+    assert len(call.args) == len(set(re.findall(r"ARGV\[(\d+)\]", head_of(call))))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_argument_is_one_that_redis_takes(name: str) -> None:
+    assert all(type(argument) in {str, bytes, int, float} for argument in CALLS[name].args)
+
+
+def unpacked(argument: object) -> Any:
+    assert isinstance(argument, bytes)
+    return msgpack.unpackb(argument)
+
+
+def named_options(call: ScriptCall) -> set[str]:
+    return set(re.findall(r"opts - (\w+)", head_of(call)))
+
+
+def test_a_claim_says_who_and_for_how_long() -> None:
+    call = CALLS["claim"]
+    prefix, timestamp, packed = call.args
+    assert prefix == "bull:mail:"
+    assert isinstance(timestamp, int)
+    # No limiter: `{max}` alone would leave an active job without a lock.
+    assert unpacked(packed) == {"token": "t:1", "lockDuration": 30_000, "name": "w1"}
+    assert unpacked(packed).keys() <= named_options(call)
+
+
+def test_completing_writes_the_value_and_asks_for_the_next() -> None:
+    call = CALLS["complete"]
+    *plain, packed, fields = call.args
+    assert plain == ["7", 1234, "returnvalue", b'{"a":1}', "completed", 1, "bull:mail:"]
+    assert fields == b""
+    options = unpacked(packed)
+    assert options == {
+        "token": "t:1",
+        "name": "w1",
+        "keepJobs": {"count": -1},
+        "lockDuration": 30_000,
+        "attempts": 3,
+        "maxMetricsSize": "",
+        "fpof": True,
+        "cpof": False,
+        "idof": False,
+        "rdof": False,
+    }
+    assert options.keys() <= named_options(call)
+
+
+def test_failing_writes_the_reason_as_text_and_the_traces() -> None:
+    *plain, packed, fields = CALLS["fail"].args
+    assert plain == ["7", 1234, "failedReason", b"why", "failed", 0, "bull:mail:"]
+    assert unpacked(packed)["keepJobs"] == {"count": 5}
+    assert unpacked(fields) == ["failedReason", "why", "stacktrace", "[]"]
+
+
+def test_the_jobs_own_wish_to_be_kept_goes_first() -> None:
+    job = StoredJob(
+        id="7",
+        options=JobOptions(
+            remove_on_complete=KeepJobs(age=60), remove_on_fail=KeepJobs(count=0, limit=2)
+        ),
+    )
+    for ending, kept in ((COMPLETED, {"age": 60}), (FAILED, {"count": 0, "limit": 2})):
+        call = calls.finish(KEYS, job, "t:1", ending, OPTIONS, fetch_next=True)
+        assert unpacked(call.args[7])["keepJobs"] == kept
+
+
+def test_a_retry_spends_an_attempt_at_the_head_or_the_tail() -> None:
+    prefix, _, push, job_id, token, fields = CALLS["retry"].args
+    assert (prefix, push, job_id, token) == ("bull:mail:", "LPUSH", "7", "t:1")
+    assert unpacked(fields) == ["failedReason", "é", "stacktrace", '["trace"]']
+    lifo = StoredJob(id="7", options=JobOptions(lifo=True))
+    assert calls.retry(KEYS, lifo, "t:1", FAILURE).args[2] == "RPUSH"
+
+
+def test_a_delay_says_how_long_and_whether_an_attempt_is_spent() -> None:
+    prefix, _, job_id, token, delay, skip, fields, fetch_next, options = CALLS["delay"].args
+    assert (prefix, job_id, token, delay, skip) == ("bull:mail:", "7", "t:1", 250, "0")
+    assert (fetch_next, options) == ("0", b"")
+    assert unpacked(fields)[0] == "failedReason"
+    spared = calls.delay(KEYS, JOB, "t:1", 250, failure=None, skip_attempt=True)
+    assert spared.args[5:7] == ("1", b"")
+
+
+def test_locks_are_extended_in_one_call_tokens_before_ids() -> None:
+    prefix, tokens, ids, lock_ms = CALLS["extend locks"].args
+    assert (prefix, lock_ms) == ("bull:mail:", 30_000)
+    assert unpacked(tokens) == ["t:1", "t:2"]
+    assert unpacked(ids) == ["7", "8"]
+
+
+def test_the_small_calls_have_their_arguments_in_order() -> None:
+    assert CALLS["give back"].args == ("7", "t:1", "bull:mail:7")
+    assert CALLS["is finished"].args == ("7", "1")
+    assert CALLS["progress"].args == ("7", b"50")
+    assert CALLS["log"].args == ("7", "line", 9)
+    assert calls.add_log(KEYS, "7", "line", None).args == ("7", "line", "")
+    assert CALLS["find owned"].args == ("bull:mail:", "t:1")
+
+
+def test_adding_says_everything_under_bullmqs_names() -> None:
+    options = AddOptions(
+        job_id="mine",
+        attempts=4,
+        backoff=Backoff("exponential", 100, 0.5),
+        delay=timedelta(seconds=1.5),
+        priority=2,
+        lifo=True,
+        keep_completed=0,
+        keep_failed=10,
+    )
+    call = add(KEYS, "greet", b'{"a":1}', options)
+    arguments, data, packed = call.args
+    assert unpacked(arguments)[:3] == ["bull:mail:", "mine", "greet"]
+    assert unpacked(arguments)[4:] == [None] * 5
+    assert len(unpacked(arguments)) == len(re.findall(r"^\s+\[\d\]", head_of(call), re.MULTILINE))
+    assert data == b'{"a":1}'
+    assert unpacked(packed) == {
+        "attempts": 4,
+        "backoff": {"type": "exponential", "delay": 100, "jitter": 0.5},
+        "delay": 1500,
+        "priority": 2,
+        "lifo": True,
+        "jobId": "mine",
+        "removeOnComplete": 0,
+        "removeOnFail": 10,
+    }
+
+
+def test_what_is_not_wished_for_is_not_said() -> None:
+    assert unpacked(CALLS["add"].args[2]) == {"attempts": 1}
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"priority": -1}, {"priority": 2**21}])
+def test_options_that_bullmq_refuses_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        AddOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_id_of_an_added_job_is_read() -> None:
+    assert read_added(b"12") == "12"
+    with pytest.raises(ValueError, match=r"-5"):
+        read_added(-5)
+
+
+def test_every_script_of_a_worker_has_a_builder() -> None:
+    built = {call.script.name for call in CALLS.values()}
+    assert {script.name for script in load_scripts()} == {*WORKER_SCRIPTS, *OWN_SCRIPTS}
+    assert built >= {*WORKER_SCRIPTS, *OWN_SCRIPTS}

@@ -1,0 +1,222 @@
+"""Every way in which the queue may refuse or take what a run ended with."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from tests.integration.support import (
+    PROBE,
+    Ledger,
+    fields_of,
+    locks,
+    probe,
+    put,
+    running,
+    state_of,
+)
+from worker_core import Outcome
+from worker_core._bullmq.job import Backoff
+from worker_core.testing.polling import eventually_async
+
+BASE = f"bull:{PROBE}"
+
+ENDS = {
+    "completing": ({}, {}),
+    "failing": ({"do": "fail", "text": "no luck"}, {}),
+    "retrying": ({"do": "fail", "text": "no luck"}, {"attempts": 2}),
+    "delaying": ({"do": "fail"}, {"attempts": 2, "backoff": Backoff("fixed", 60_000)}),
+}
+"""The calls that settle a job: data and options that lead to each."""
+
+
+def delete_lock(client, job_id):
+    client.delete(f"{BASE}:{job_id}:lock")
+
+
+def steal_lock(client, job_id):
+    client.set(f"{BASE}:{job_id}:lock", "another:1", px=60_000)
+
+
+def remove_job(client, job_id):
+    with client.pipeline() as together:
+        together.lrem(f"{BASE}:active", 0, job_id)
+        together.delete(f"{BASE}:{job_id}", f"{BASE}:{job_id}:lock")
+        together.execute()
+
+
+def take_from_active(client, job_id):
+    client.lrem(f"{BASE}:active", 0, job_id)
+
+
+async def begun(ledger, client, data, options):
+    """Add a job that takes half a second and wait until it runs."""
+    job_id = put(client, PROBE, {"seconds": 0.5, **data}, **options)
+    await eventually_async(lambda: job_id in ledger.began)
+    return job_id
+
+
+async def goes_on(ledger, client):
+    """The worker, whatever happened, runs the next job."""
+    job_id = put(client, PROBE, {"text": "next"})
+    await eventually_async(lambda: state_of(client, job_id) == "completed")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("loss", [delete_lock, steal_lock, remove_job, take_from_active])
+async def test_a_job_that_is_lost_while_it_runs_is_not_written_to(valkey, loss, end):
+    ledger = Ledger()
+    data, options = ENDS[end]
+    async with running(valkey.url, probe(ledger)):
+        job_id = await begun(ledger, valkey.client, data, options)
+        loss(valkey.client, job_id)
+        before = fields_of(valkey.client, job_id), state_of(valkey.client, job_id)
+        await eventually_async(lambda: ledger.outcomes)
+        assert ledger.outcomes == [(job_id, Outcome.LOST)]
+        after = fields_of(valkey.client, job_id), state_of(valkey.client, job_id)
+        if loss is take_from_active:
+            # BullMQ's script writes the failure's fields before it looks at the list.
+            for fields, _ in (before, after):
+                for name in ("failedReason", "stacktrace"):
+                    fields.pop(name, None)
+        assert after == before
+        if loss is steal_lock:
+            assert valkey.client.get(f"{BASE}:{job_id}:lock") == b"another:1"
+        await goes_on(ledger, valkey.client)
+
+
+@pytest.mark.parametrize("loss", [delete_lock, steal_lock, remove_job])
+async def test_the_keeper_stops_a_job_whose_lock_is_lost(valkey, loss):
+    ledger = Ledger()
+    settings = {"queue": {"lock_duration": "2s", "lock_renew_time": "200ms"}}
+    async with running(valkey.url, probe(ledger), settings):
+        job_id = put(valkey.client, PROBE, {"do": "hang"})
+        kept = put(valkey.client, PROBE, {"seconds": 1.0})
+        await eventually_async(lambda: len(ledger.began) == 2)
+        loss(valkey.client, job_id)
+        await eventually_async(lambda: ledger.cancelled == [job_id])
+        await eventually_async(lambda: ledger.outcomes)
+        assert ledger.outcomes[0] == (job_id, Outcome.LOST)
+        assert "finishedOn" not in fields_of(valkey.client, job_id)
+        # The other job was renewed in the same call and is none the worse.
+        await eventually_async(lambda: state_of(valkey.client, kept) == "completed")
+        await goes_on(ledger, valkey.client)
+
+
+@pytest.mark.parametrize("loss", [delete_lock, steal_lock, remove_job, take_from_active])
+async def test_a_lost_job_is_not_returned_by_a_drain(valkey, loss):
+    ledger = Ledger()
+    async with running(valkey.url, probe(ledger), {"worker": {"grace": "10ms"}}) as one:
+        job_id = put(valkey.client, PROBE, {"do": "hang"})
+        await eventually_async(lambda: ledger.began)
+        loss(valkey.client, job_id)
+        before = state_of(valkey.client, job_id)
+        await one.stop(within=10)
+    assert state_of(valkey.client, job_id) == before
+    if loss is not take_from_active:
+        assert ledger.outcomes == [(job_id, Outcome.LOST)]
+
+
+async def test_a_job_with_open_children_fails_and_is_tried_again(valkey):
+    ledger = Ledger()
+    async with running(valkey.url, probe(ledger)):
+        job_id = await begun(ledger, valkey.client, {}, {"attempts": 2})
+        valkey.client.sadd(f"{BASE}:{job_id}:dependencies", f"{BASE}:child")
+        await eventually_async(lambda: len(ledger.began) == 2)
+        fields = fields_of(valkey.client, job_id)
+        assert fields["atm"] == "1"
+        assert "children that are not finished" in fields["failedReason"]
+        valkey.client.delete(f"{BASE}:{job_id}:dependencies")
+        await eventually_async(lambda: state_of(valkey.client, job_id) == "completed")
+    assert [outcome for _, outcome in ledger.outcomes] == [Outcome.RETRIED, Outcome.COMPLETED]
+
+
+async def test_a_job_whose_child_failed_fails_for_good(valkey):
+    ledger = Ledger()
+    async with running(valkey.url, probe(ledger)):
+        job_id = await begun(ledger, valkey.client, {}, {"attempts": 5})
+        valkey.client.zadd(f"{BASE}:{job_id}:unsuccessful", {f"{BASE}:child": 1})
+        await eventually_async(lambda: state_of(valkey.client, job_id) == "failed")
+        fields = fields_of(valkey.client, job_id)
+    assert fields["atm"] == "1"
+    assert "a child of the job has failed" in fields["failedReason"]
+
+
+async def test_a_deferred_failure_is_recorded_without_a_run(valkey):
+    """The stalled check and Node's flows leave it to whoever fetches the job next."""
+    ledger = Ledger()
+    job_id = put(valkey.client, PROBE, {}, attempts=5)
+    valkey.client.hset(f"{BASE}:{job_id}", "defa", "stalled too often")
+    async with running(valkey.url, probe(ledger)):
+        await eventually_async(lambda: state_of(valkey.client, job_id) == "failed")
+    fields = fields_of(valkey.client, job_id)
+    assert fields["failedReason"] == "stalled too often"
+    assert "defa" not in fields
+    assert ledger.began == []
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_what_a_full_server_refuses_is_written_later(valkey, end):
+    ledger = Ledger()
+    data, options = ENDS[end]
+    expected = {"completing": "completed", "failing": "failed", "delaying": "delayed"}
+    async with running(valkey.url, probe(ledger)):
+        job_id = await begun(ledger, valkey.client, data, options)
+        valkey.client.config_set("maxmemory", "1mb")
+        try:
+            refused = valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
+            await eventually_async(
+                lambda: valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
+                >= refused + 2
+            )
+            assert state_of(valkey.client, job_id) == "active"
+            assert ledger.outcomes == []
+        finally:
+            valkey.client.config_set("maxmemory", "0")
+        await eventually_async(lambda: ledger.outcomes)
+        if end == "retrying":
+            await eventually_async(lambda: state_of(valkey.client, job_id) == "failed")
+            assert fields_of(valkey.client, job_id)["atm"] == "2"
+        else:
+            assert state_of(valkey.client, job_id) == expected[end]
+            assert fields_of(valkey.client, job_id)["atm"] == "1"
+        await goes_on(ledger, valkey.client)
+        assert locks(valkey.client) == []
+
+
+async def test_a_large_result_waits_for_a_full_server_too(valkey):
+    ledger = Ledger()
+    settings = {"results": {"inline_limit": 1000}}
+    async with running(valkey.url, probe(ledger), settings):
+        job_id = await begun(ledger, valkey.client, {"text": "x" * 5000}, {})
+        valkey.client.config_set("maxmemory", "1mb")
+        try:
+            await eventually_async(lambda: ledger.ended)
+            await eventually_async(
+                lambda: valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
+            )
+            assert state_of(valkey.client, job_id) == "active"
+        finally:
+            valkey.client.config_set("maxmemory", "0")
+        await eventually_async(lambda: state_of(valkey.client, job_id) == "completed")
+    pointer = json.loads(fields_of(valkey.client, job_id)["returnvalue"])
+    assert pointer["answer"] is None
+    whole = json.loads(valkey.client.get(pointer["stored"]["key"]))
+    assert whole["answer"] == "x" * 5000
+    assert 0 < valkey.client.ttl(pointer["stored"]["key"]) <= timedelta(days=1).total_seconds()
+
+
+async def test_a_full_server_does_not_stop_the_worker_from_claiming_later(valkey):
+    ledger = Ledger()
+    async with running(valkey.url, probe(ledger)):
+        valkey.client.config_set("maxmemory", "1mb")
+        try:
+            valkey.client.config_resetstat()
+            valkey.client.zadd(f"{BASE}:marker", {"0": 0})
+        except Exception:  # noqa: BLE001  # the witness is refused as well: that is the point
+            pass
+        finally:
+            valkey.client.config_set("maxmemory", "0")
+        await goes_on(ledger, valkey.client)

@@ -1,0 +1,301 @@
+"""`worker-core jobs`: add jobs and look at them; needs no configuration and imports no plugin."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import attrs
+import click
+
+from worker_core.cli.options import refuse
+from worker_core.client import (
+    AddOptions,
+    ClientError,
+    JobRef,
+    JobView,
+    Result,
+    SyncClient,
+)
+from worker_core.config import QueueSettings, RedisSettings
+from worker_core.durations import parse_duration
+from worker_core.errors import ConfigError, Fault, InvalidRequest, RedisError
+from worker_core.strict_json import loads
+
+if TYPE_CHECKING:
+    from worker_core.engine import JSON
+
+__all__ = ["group"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXIT_FAILED = 1
+_PATIENCE = timedelta(seconds=3)
+"""People at a terminal wait less for a server that is away than programs do."""
+
+
+def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _client_options(command: F) -> F:
+    """Add the options that say where the queues are."""
+    for option in (
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="A TOML file; of it only [redis] and [queue] are read.",
+        ),
+        click.option(
+            "--prefix", help="What the queues' keys begin with; overrides [queue] prefix."
+        ),
+        click.option("--redis-url", help="Where the queues are; overrides [redis] url."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group("jobs")
+def group() -> None:
+    """Add jobs and look at them."""
+
+
+@group.command()
+@click.argument("job_type", metavar="TYPE")
+@click.option("--model", help="The model to ask.")
+@click.option("--prompt", help="What the user says; makes the chat's messages.")
+@click.option("--system", help="What the system message says.")
+@click.option("--option", "settings", multiple=True, help="NAME=VALUE: one of the model's options.")
+@click.option(
+    "--data", help="The job's data as JSON, or - to read it; the options above add to it."
+)
+@click.option("--attempts", default=1, show_default=True, help="How often it may be tried.")
+@click.option("--priority", default=0, help="1 is the most urgent; without one a job is first.")
+@click.option("--delay", callback=_duration, default="0s", help="Start no sooner: 5s, 1m30s.")
+@click.option("--queue", help="Where to; needed for types other than chat.")
+@click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
+@click.option("--timeout", callback=_duration, default="5m", show_default=True, help="How long.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: with --wait the whole result.")
+@_client_options
+def add(
+    job_type: str,
+    model: str | None,
+    prompt: str | None,
+    system: str | None,
+    settings: tuple[str, ...],
+    data: str | None,
+    attempts: int,
+    priority: int,
+    delay: timedelta,
+    queue: str | None,
+    wait: bool,  # noqa: FBT001  # click passes by name
+    timeout: timedelta,
+    as_json: bool,  # noqa: FBT001
+    config: Path | None,
+    prefix: str | None,
+    redis_url: str | None,
+) -> None:
+    """Add a job of TYPE and print its id; with --wait its answer.
+
+    worker-core jobs add chat --model llama3 --prompt "Why is the sky blue?" --wait
+    """
+    whole = _job_data(data, model, prompt, system, settings)
+    try:
+        options = AddOptions(attempts=attempts, priority=priority, delay=delay)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with _client(config, prefix, redis_url) as client:
+        ref = client.submit(job_type, whole, queue=queue, options=options)
+        if wait:
+            click.echo(str(ref), err=True)
+            result = client.result(ref, timeout=timeout, on_progress=_ProgressLine().show)
+            _print_result(result, as_json=as_json)
+        else:
+            click.echo(json.dumps(attrs.asdict(ref)) if as_json else ref.id)
+
+
+@group.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--queue", default="llm-chat", show_default=True, help="Where it is.")
+@click.option("--trace", is_flag=True, help="Print the trace of each failed attempt.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: all there is.")
+@_client_options
+def show(
+    job_id: str,
+    queue: str,
+    trace: bool,  # noqa: FBT001  # click passes by name
+    as_json: bool,  # noqa: FBT001
+    config: Path | None,
+    prefix: str | None,
+    redis_url: str | None,
+) -> None:
+    """Print where a job stands: state, attempts, progress, why it failed."""
+    ref = JobRef(job_id, queue)
+    with _client(config, prefix, redis_url) as client:
+        view = client.get(ref)
+    if view is None:
+        _fail(f"{ref} does not exist")
+    if as_json:
+        click.echo(json.dumps(_plain_view(view), indent=2))
+        return
+    for name, value in _lines(view):
+        click.echo(f"{name:<10} {value}")
+    if trace:
+        for number, text in enumerate(view.stacktrace, 1):
+            click.echo(f"\ntrace {number}:\n{text.rstrip()}")
+
+
+@contextmanager
+def _client(config: Path | None, prefix: str | None, redis_url: str | None) -> Iterator[SyncClient]:
+    """Connect; end the command with words for whatever goes wrong."""
+    url, password, chosen_prefix = _where(config, prefix, redis_url)
+    try:
+        with SyncClient(url, password=password, prefix=chosen_prefix, patience=_PATIENCE) as client:
+            yield client
+    except ConfigError as error:
+        refuse(error)
+    except (ClientError, RedisError) as error:
+        _fail(str(error))
+    except ValueError as error:  # a queue's name that cannot be one
+        raise click.UsageError(str(error)) from None
+
+
+def _where(
+    config: Path | None, prefix: str | None, redis_url: str | None
+) -> tuple[str, str | None, str]:
+    """Return URL, password and prefix, from the same sources as a worker's, or refuse them."""
+    from worker_core._runtime.sources import Layers  # noqa: PLC0415  # not for --help
+
+    flags = {"redis.url": redis_url, "queue.prefix": prefix}
+    layers, faults = Layers.read(config, flags=flags)
+    # Faults in other settings are the worker's business: these tables hold more than is used here.
+    redis = layers.table(RedisSettings.TABLE, RedisSettings, []).values
+    queue = layers.table(QueueSettings.TABLE, QueueSettings, []).values
+    url = redis.get("url", RedisSettings().url)
+    password = redis.get("password")
+    chosen_prefix = queue.get("prefix", QueueSettings().prefix)
+    for path, value in (("redis.url", url), ("queue.prefix", chosen_prefix)):
+        if not isinstance(value, str) or not value:
+            faults.append(Fault(path, "expected text", layers.file_name))
+    if faults:
+        refuse(ConfigError(faults))
+    return str(url), None if password is None else str(password), str(chosen_prefix)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(_EXIT_FAILED)
+
+
+def _job_data(
+    data: str | None,
+    model: str | None,
+    prompt: str | None,
+    system: str | None,
+    settings: tuple[str, ...],
+) -> JSON:
+    """Return what `--data` says with what the other options add; a usage error for what clashes."""
+    whole = _given_data(data)
+    messages = [
+        {"role": role, "content": content}
+        for role, content in (("system", system), ("user", prompt))
+        if content is not None
+    ]
+    added: dict[str, JSON] = {"model": model} if model is not None else {}
+    if messages:
+        added["messages"] = [*messages]
+    if settings:
+        added["options"] = dict(_setting(text) for text in settings)
+    if not added:
+        return whole
+    if not isinstance(whole, dict):
+        raise click.UsageError("--data must be a JSON object where other options add to it")
+    for name in added:
+        if name in whole:
+            raise click.UsageError(f"{name!r} is in --data already; say it once")
+    return {**whole, **added}
+
+
+def _given_data(data: str | None) -> JSON:
+    if data is None:
+        return {}
+    text = sys.stdin.buffer.read() if data == "-" else data
+    try:
+        return loads(text)
+    except InvalidRequest as error:
+        raise click.UsageError(f"--data: {'; '.join(map(str, error.faults))}") from None
+
+
+def _setting(text: str) -> tuple[str, JSON]:
+    """Read NAME=VALUE; what is not JSON is text: temperature=0, stop=END."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f"--option takes NAME=VALUE, found {text!r}")
+    try:
+        return name, loads(value)
+    except InvalidRequest:
+        return name, value
+
+
+class _ProgressLine:
+    """Prints how far a job is, to standard error, when that has changed."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def show(self, value: JSON) -> None:
+        match value:
+            case {"phase": str(phase), "tokens": int(tokens)}:
+                line = f"{phase}, {tokens} tokens" if tokens else phase
+            case _:
+                line = json.dumps(value)
+        if line != self._last:
+            click.echo(line, err=True)
+            self._last = line
+
+
+def _print_result(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(result.raw)
+        return
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(result.text if result.text is not None else json.dumps(result.answer))
+
+
+def _lines(view: JobView) -> Iterator[tuple[str, str]]:
+    """Yield what people want to know first; what is not known is left out."""
+    yield "job", f"{view.ref.id} ({view.name}) on {view.ref.queue}"
+    yield "state", view.state.value
+    yield "attempts", f"{view.attempts_made} of {view.max_attempts}"
+    if view.progress is not None:
+        yield "progress", json.dumps(view.progress)
+    if view.failed_reason is not None:
+        yield "reason", view.failed_reason
+    if view.worker is not None:
+        yield "worker", view.worker
+    for name, moment in (
+        ("created", view.created_at),
+        ("started", view.processed_at),
+        ("finished", view.finished_at),
+    ):
+        if moment is not None:
+            yield name, moment.isoformat(timespec="milliseconds")
+
+
+def _plain_view(view: JobView) -> dict[str, object]:
+    """Return a view as JSON has it."""
+    members = attrs.asdict(view, recurse=False)
+    members |= {"ref": attrs.asdict(view.ref), "state": view.state.value}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in members.items()
+    }

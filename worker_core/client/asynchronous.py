@@ -1,0 +1,191 @@
+"""The client for programs on trio."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import anyio
+import trio
+
+from worker_core._bullmq.adding import PRODUCER_SCRIPTS
+from worker_core._bullmq.calls import ScriptCall
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.replies import EventKind
+from worker_core._bullmq.scripts import load_script
+from worker_core.client import flows
+from worker_core.client.defaults import PATIENCE, POLL
+from worker_core.client.errors import ResultTimeout
+from worker_core.client.submission import prepare
+from worker_core.client.view import JobRef, JobView
+from worker_core.client.watching import Watches
+from worker_core.errors import RedisUnavailable, ReplyLost
+from worker_core.redis import Endpoint, open_link
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from datetime import timedelta
+
+    from anyio.abc import TaskGroup
+
+    from worker_core._bullmq.adding import AddOptions
+    from worker_core._bullmq.replies import Final
+    from worker_core.client.flows import Flow, Step
+    from worker_core.client.result import Result
+    from worker_core.client.watching import Events
+    from worker_core.engine import JSON
+    from worker_core.redis import Link
+
+__all__ = ["Client", "open_client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Submits jobs and awaits their results; made by `open_client`, to be used by any task.
+
+    Every method raises `RedisUnavailable` for an outage that lasts longer than the client's
+    patience, and `ReplyError` for what the server refuses.
+    """
+
+    def __init__(
+        self, link: Link, tasks: TaskGroup, *, prefix: str, patience: timedelta, poll: timedelta
+    ) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._patience = patience.total_seconds()
+        self._poll = poll.total_seconds()
+        self._watches = Watches(tasks, link.endpoint, self._run)
+
+    async def submit(
+        self,
+        job_type: str,
+        data: object,
+        *,
+        queue: str | None = None,
+        options: AddOptions | None = None,
+    ) -> JobRef:
+        """Add a job and return what names it.
+
+        `data` is what JSON can carry, or an attrs instance; `queue` is that of the type where
+        the type is a first-party one. Raises `InvalidJob`, and `ReplyLost` when the connection
+        ended before the answer: then the job may have been added or not. With a `job_id` of your
+        own in `options` that is sorted out for you.
+        """
+        submission = prepare(self._prefix, job_type, data, queue, options)
+        return await self._run(flows.submit(submission), repeat=submission.repeatable)
+
+    async def get(self, ref: JobRef) -> JobView | None:
+        """Look at a job; `None` where there is none."""
+        return await self._run(flows.look_at(self._keys(ref), ref))
+
+    async def result(
+        self,
+        ref: JobRef,
+        *,
+        timeout: timedelta,
+        on_progress: Callable[[JSON], None] | None = None,
+    ) -> Result:
+        """Wait for the job's end and return its result, wherever it is kept.
+
+        `on_progress` is called with what the job publishes meanwhile. Raises `JobFailed`,
+        `JobGone`, `ResultExpired`, and `ResultTimeout` (a `TimeoutError`).
+        """
+        keys = self._keys(ref)
+        with anyio.move_on_after(timeout.total_seconds()):
+            final = await self._wait_for_end(keys, ref, on_progress)
+            return await self._run(flows.conclude(keys, ref, final))
+        if not self._link.is_connected:
+            raise RedisUnavailable(f"{self._link.endpoint} cannot be reached")
+        raise ResultTimeout(ref, timeout)
+
+    async def _wait_for_end(
+        self, keys: QueueKeys, ref: JobRef, on_progress: Callable[[JSON], None] | None
+    ) -> Final:
+        # Listen first, then ask: so an end between the two is not missed.
+        async with self._watches.follow(keys, ref.id, ready_within=self._patience) as events:
+            while True:
+                final = await self._run(flows.find_end(keys, ref))
+                if final is None:
+                    final = await self._listen(events, on_progress)
+                if final is not None:
+                    return final
+
+    async def _listen(
+        self, events: Events, on_progress: Callable[[JSON], None] | None
+    ) -> Final | None:
+        """Return the job's end, or `None` when it is time to ask the queue itself."""
+        with anyio.move_on_after(self._poll):
+            async for event in events:
+                if event.final is not None:
+                    return event.final
+                if event.kind is EventKind.REMOVED:
+                    return None
+                flows.tell_progress(event, on_progress)
+        return None
+
+    def _keys(self, ref: JobRef) -> QueueKeys:
+        return QueueKeys(self._prefix, ref.queue)
+
+    async def _run(self, flow: Flow[T], *, repeat: bool = True) -> T:
+        """Carry a flow's calls; `repeat` says whether one may be made again when its reply is lost."""
+        reply: object = None
+        while True:
+            try:
+                step = flow.send(reply)
+            except StopIteration as end:
+                return cast("T", end.value)
+            reply = await self._carry(step, repeat=repeat)
+
+    async def _carry(self, step: Step, *, repeat: bool) -> object:
+        await self._link.wait_connected(within=self._patience)
+        with anyio.move_on_after(self._patience):
+            while True:
+                try:
+                    return await self._call(step)
+                except ReplyLost:
+                    if not repeat:
+                        raise
+        if not self._link.is_connected:
+            raise RedisUnavailable(
+                f"{self._link.endpoint} could not be reached within {self._patience:g} s"
+            )
+        raise ReplyLost(f"{self._link.endpoint} did not answer within {self._patience:g} s")
+
+    async def _call(self, step: Step) -> object:
+        if isinstance(step, ScriptCall):
+            return await self._link.run_script(step.script, step.keys, step.args)
+        return await self._link.call(*step.args)
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    *,
+    password: str | None = None,
+    prefix: str = "bull",
+    patience: timedelta = PATIENCE,
+    poll: timedelta = POLL,
+) -> AsyncIterator[Client]:
+    """Open a client for the length of the context: `async with open_client(url) as client`.
+
+    `patience` is how long an outage is waited out, at the start and later; `poll` how often a
+    job that is waited for is asked for, beside the queue's own events. Raises `ConfigError` for
+    a URL that is none, and `RedisUnavailable`.
+    """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("open_client runs on trio; elsewhere use SyncClient, in a thread")
+    endpoint = Endpoint.from_url(url, password=password, name="url")
+    scripts = tuple(load_script(name) for name in PRODUCER_SCRIPTS)
+    failure: Exception | None = None
+    async with open_link(endpoint, scripts=scripts) as link:
+        await link.wait_connected(within=patience.total_seconds())
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield Client(link, tasks, prefix=prefix, patience=patience, poll=poll)
+            except Exception as error:  # noqa: BLE001  # raised again below, outside of the group
+                failure = error
+            tasks.cancel_scope.cancel()
+    # As it was raised: out of the group it would come wrapped, and could not be caught by its class.
+    if failure is not None:
+        raise failure

@@ -1,0 +1,172 @@
+"""The client for everybody else: the same, synchronously, over redis-py."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import attrs
+
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.replies import EventKind, read_stream
+from worker_core.client import flows
+from worker_core.client.defaults import PATIENCE, POLL
+from worker_core.client.errors import ResultTimeout
+from worker_core.client.plain_link import PlainLink
+from worker_core.client.submission import prepare
+from worker_core.errors import RedisUnavailable, ReplyLost
+from worker_core.redis import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+    from types import TracebackType
+    from typing import Self
+
+    from worker_core._bullmq.adding import AddOptions
+    from worker_core._bullmq.replies import Final
+    from worker_core.client.flows import Flow, Step
+    from worker_core.client.result import Result
+    from worker_core.client.view import JobRef, JobView
+    from worker_core.engine import JSON
+
+__all__ = ["SyncClient"]
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+@attrs.frozen
+class _Wait:
+    """One wait for one job; `deadline` by the monotonic clock."""
+
+    keys: QueueKeys
+    ref: JobRef
+    deadline: float
+    on_progress: Callable[[JSON], None] | None
+
+
+class SyncClient:
+    """Submits jobs and waits for their results: `with SyncClient(url) as client`.
+
+    What `Client` does and raises, in the calling thread; one client may serve many threads.
+    Entering raises `RedisUnavailable` where there is no server, making it `ConfigError` for a URL
+    that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: str | None = None,
+        prefix: str = "bull",
+        patience: timedelta = PATIENCE,
+        poll: timedelta = POLL,
+    ) -> None:
+        endpoint = Endpoint.from_url(url, password=password, name="url")
+        self._prefix = prefix
+        self._patience = patience.total_seconds()
+        self._poll = poll.total_seconds()
+        # A blocking read is answered after its block time at the latest.
+        self._link = PlainLink(endpoint, reply_timeout=self._poll + self._patience)
+
+    def __enter__(self) -> Self:
+        try:
+            self._carry(flows.Command(("PING",)))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._link.close()
+
+    def submit(
+        self,
+        job_type: str,
+        data: object,
+        *,
+        queue: str | None = None,
+        options: AddOptions | None = None,
+    ) -> JobRef:
+        """Add a job and return what names it; see `Client.submit`."""
+        submission = prepare(self._prefix, job_type, data, queue, options)
+        return self._run(flows.submit(submission), repeat=submission.repeatable)
+
+    def get(self, ref: JobRef) -> JobView | None:
+        """Look at a job; `None` where there is none."""
+        return self._run(flows.look_at(self._keys(ref), ref))
+
+    def result(
+        self,
+        ref: JobRef,
+        *,
+        timeout: timedelta,
+        on_progress: Callable[[JSON], None] | None = None,
+    ) -> Result:
+        """Wait for the job's end and return its result; see `Client.result`."""
+        wait = _Wait(self._keys(ref), ref, time.monotonic() + timeout.total_seconds(), on_progress)
+        # The place in the events first, then the question: so an end between the two is not missed.
+        position = self._run(flows.last_event_id(wait.keys), deadline=wait.deadline)
+        while True:
+            final = self._run(flows.find_end(wait.keys, ref), deadline=wait.deadline)
+            if final is None:
+                final, position = self._listen(wait, position)
+            if final is not None:
+                return self._run(flows.conclude(wait.keys, ref, final), deadline=wait.deadline)
+            if time.monotonic() >= wait.deadline:
+                raise ResultTimeout(ref, timeout)
+
+    def _listen(self, wait: _Wait, position: bytes) -> tuple[Final | None, bytes]:
+        """Return the job's end, or `None` when it is time to ask the queue itself; and the place."""
+        until = min(wait.deadline, time.monotonic() + self._poll)
+        while (left := until - time.monotonic()) > 0:
+            step = flows.read_after(wait.keys, position, round(left * 1000))
+            reply = self._carry(step, deadline=wait.deadline)
+            for event in read_stream(reply):
+                position = event.id
+                if event.job_id != wait.ref.id:
+                    continue
+                if event.final is not None or event.kind is EventKind.REMOVED:
+                    return event.final, position
+                flows.tell_progress(event, wait.on_progress)
+        return None, position
+
+    def _keys(self, ref: JobRef) -> QueueKeys:
+        return QueueKeys(self._prefix, ref.queue)
+
+    def _run(self, flow: Flow[T], *, repeat: bool = True, deadline: float = math.inf) -> T:
+        """Carry a flow's calls; `repeat` says whether one may be made again when its reply is lost."""
+        reply: object = None
+        while True:
+            try:
+                step = flow.send(reply)
+            except StopIteration as end:
+                return cast("T", end.value)
+            reply = self._carry(step, repeat=repeat, deadline=deadline)
+
+    def _carry(self, step: Step, *, repeat: bool = True, deadline: float = math.inf) -> object:
+        """Make a call, through an outage as long as the client's patience or until `deadline`."""
+        give_up_at = min(time.monotonic() + self._patience, deadline)
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return self._link.carry(step)
+            except (RedisUnavailable, ReplyLost) as error:
+                lost = isinstance(error, ReplyLost) and not repeat
+                if lost or time.monotonic() + pause >= give_up_at:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
