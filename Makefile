@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(PROJECTS)
 install: $(INSTALLED)  ## Set up the virtual environment
 
 demo: $(INSTALLED)  ## Run chat jobs on a real model (ENGINE=ollama MODEL=llama3.2 for your own)
-	@$(BIN)/worker-core demo --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
+	@$(BIN)/worker-core demo --config conf/demo.toml --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
 
 test: $(INSTALLED)  ## Run every test that a fresh machine can
 	$(BIN)/python -m pytest --ignore=tests/interop -m "not embedded_engine" $(ARGS)

@@ -18,7 +18,9 @@ from worker_core.client import (
     JobState,
     ResultExpired,
     ResultTimeout,
+    flows,
     open_client,
+    watching,
 )
 from worker_core.errors import RedisUnavailable
 from worker_core.testing.polling import eventually_async
@@ -58,6 +60,7 @@ async def test_a_chat_goes_to_its_own_queue_and_its_answer_comes_with_its_use(
         ref = await client.submit("chat", question("one two three"))
         result = await client.result(ref, timeout=SOON, on_progress=progress.append)
     assert ref.queue == "llm-chat"
+    assert all("phase" in one for one in progress)
     assert result.text == "one two three"
     assert result.model.asked == "llama3"
     assert result.usage.total_tokens == result.usage.prompt_tokens + result.usage.completion_tokens
@@ -131,6 +134,41 @@ async def test_the_end_is_heard_long_before_it_would_be_asked_for(valkey, start_
             tasks.start_soon(wait)
             await client_listens(valkey)
             await start_worker(ECHO)
+
+
+async def test_an_end_between_the_question_and_the_listening_is_not_missed(valkey, monkeypatch):
+    def ends_meanwhile(keys, ref):
+        final = yield from find_end(keys, ref)
+        valkey.client.xadd("bull:echo:events", event("completed", ref, returnvalue='"told"'))
+        return final
+
+    find_end = flows.find_end
+    monkeypatch.setattr(flows, "find_end", ends_meanwhile)
+    async with open_client(valkey.url, poll=timedelta(hours=1)) as client:
+        ref = await client.submit("echo", None, queue="echo")
+        assert (await client.result(ref, timeout=timedelta(seconds=3))).answer == "told"
+
+
+async def test_a_reader_that_ended_for_want_of_waiters_is_replaced(valkey, monkeypatch):
+    monkeypatch.setattr(watching, "_LINGER_SECONDS", 0)
+    async with open_client(valkey.url, poll=timedelta(hours=1)) as client:
+        for answer in ("one", "two"):
+            ref = await client.submit("echo", None, queue="echo")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(expect, client, ref, answer)
+                await client_listens(valkey)
+                end = event("completed", ref, returnvalue=json.dumps(answer))
+                valkey.client.xadd("bull:echo:events", end)
+            await eventually_async(lambda: not readers(valkey), what="the reader has ended")
+
+
+def test_on_asyncio_one_is_sent_to_the_other_client():
+    async def main():
+        async with open_client("redis://127.0.0.1"):
+            pass
+
+    with pytest.raises(RuntimeError, match="use SyncClient"):
+        anyio.run(main, backend="asyncio")
 
 
 async def test_a_result_may_be_asked_for_after_the_end(valkey, start_worker):
@@ -324,6 +362,10 @@ async def test_errors_of_the_body_leave_the_client_as_they_were_raised(valkey):
     with pytest.raises(KeyError, match="mine"):
         async with open_client(valkey.url):
             raise KeyError("mine")
+
+
+async def expect(client, ref, answer):
+    assert (await client.result(ref, timeout=SOON)).answer == answer
 
 
 def event(name, ref, **fields):

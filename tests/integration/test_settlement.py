@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -157,66 +158,85 @@ async def test_a_deferred_failure_is_recorded_without_a_run(valkey):
     assert ledger.began == []
 
 
+@contextmanager
+def refusing(client, setting, value, otherwise):
+    """A server that takes no writes; `refused()` counts how often it said so."""
+    client.config_resetstat()
+    client.config_set(setting, value)
+    try:
+        yield lambda: sum(
+            kind["count"]
+            for name, kind in client.info("errorstats").items()
+            if name in {"errorstat_OOM", "errorstat_NOREPLICAS"}
+        )
+    finally:
+        client.config_set(setting, otherwise)
+
+
 @pytest.mark.parametrize("end", ENDS)
-async def test_what_a_full_server_refuses_is_written_later(valkey, end):
+async def test_what_the_server_refuses_is_written_later(valkey, end):
     ledger = Ledger()
     data, options = ENDS[end]
-    expected = {"completing": "completed", "failing": "failed", "delaying": "delayed"}
     async with running(valkey.url, probe(ledger)):
         job_id = await begun(ledger, valkey.client, data, options)
-        valkey.client.config_set("maxmemory", "1mb")
-        try:
-            refused = valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
-            await eventually_async(
-                lambda: valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
-                >= refused + 2
-            )
+        with refusing(valkey.client, "min-replicas-to-write", "1", "0") as refused:
+            await eventually_async(lambda: ledger.ended)
+            await eventually_async(lambda: refused() >= 2)
             assert state_of(valkey.client, job_id) == "active"
             assert ledger.outcomes == []
-        finally:
-            valkey.client.config_set("maxmemory", "0")
-        await eventually_async(lambda: ledger.outcomes)
         if end == "retrying":
-            await eventually_async(lambda: state_of(valkey.client, job_id) == "failed")
-            assert fields_of(valkey.client, job_id)["atm"] == "2"
-        else:
-            assert state_of(valkey.client, job_id) == expected[end]
-            assert fields_of(valkey.client, job_id)["atm"] == "1"
+            await eventually_async(lambda: len(ledger.outcomes) == 2)
+        await eventually_async(lambda: ledger.outcomes)
+        attempts, state = {
+            "completing": ("1", "completed"),
+            "failing": ("1", "failed"),
+            "retrying": ("2", "failed"),
+            "delaying": ("1", "delayed"),
+        }[end]
+        assert state_of(valkey.client, job_id) == state
+        assert fields_of(valkey.client, job_id)["atm"] == attempts
         await goes_on(ledger, valkey.client)
         assert locks(valkey.client) == []
 
 
-async def test_a_large_result_waits_for_a_full_server_too(valkey):
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_full_server_takes_how_a_job_ended(valkey, end):
+    """BullMQ's scripts begin by deleting the lock, after which the server lets them write."""
+    ledger = Ledger()
+    data, options = ENDS[end]
+    async with running(valkey.url, probe(ledger)):
+        job_id = await begun(ledger, valkey.client, data, options)
+        with refusing(valkey.client, "maxmemory", "1mb", "0"):
+            await eventually_async(lambda: ledger.outcomes)
+            assert fields_of(valkey.client, job_id)["atm"] == "1"
+        await goes_on(ledger, valkey.client)
+
+
+async def test_a_full_server_refuses_claims_and_the_worker_asks_again(valkey):
+    ledger = Ledger()
+    job_id = put(valkey.client, PROBE, {})
+    with refusing(valkey.client, "maxmemory", "1mb", "0") as refused:
+        async with running(valkey.url, probe(ledger)):
+            await eventually_async(lambda: refused() >= 2)
+            # A refused claim is no reason to ask a hundred times a second.
+            assert refused() < 10
+            assert ledger.began == []
+            valkey.client.config_set("maxmemory", "0")
+            await eventually_async(lambda: state_of(valkey.client, job_id) == "completed")
+
+
+async def test_a_large_result_waits_until_a_full_server_has_room(valkey):
     ledger = Ledger()
     settings = {"results": {"inline_limit": 1000}}
     async with running(valkey.url, probe(ledger), settings):
         job_id = await begun(ledger, valkey.client, {"text": "x" * 5000}, {})
-        valkey.client.config_set("maxmemory", "1mb")
-        try:
+        with refusing(valkey.client, "maxmemory", "1mb", "0") as refused:
             await eventually_async(lambda: ledger.ended)
-            await eventually_async(
-                lambda: valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
-            )
+            await eventually_async(lambda: refused() >= 2)
             assert state_of(valkey.client, job_id) == "active"
-        finally:
-            valkey.client.config_set("maxmemory", "0")
         await eventually_async(lambda: state_of(valkey.client, job_id) == "completed")
     pointer = json.loads(fields_of(valkey.client, job_id)["returnvalue"])
     assert pointer["answer"] is None
     whole = json.loads(valkey.client.get(pointer["stored"]["key"]))
     assert whole["answer"] == "x" * 5000
     assert 0 < valkey.client.ttl(pointer["stored"]["key"]) <= timedelta(days=1).total_seconds()
-
-
-async def test_a_full_server_does_not_stop_the_worker_from_claiming_later(valkey):
-    ledger = Ledger()
-    async with running(valkey.url, probe(ledger)):
-        valkey.client.config_set("maxmemory", "1mb")
-        try:
-            valkey.client.config_resetstat()
-            valkey.client.zadd(f"{BASE}:marker", {"0": 0})
-        except Exception:  # noqa: BLE001  # the witness is refused as well: that is the point
-            pass
-        finally:
-            valkey.client.config_set("maxmemory", "0")
-        await goes_on(ledger, valkey.client)

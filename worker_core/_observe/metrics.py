@@ -1,86 +1,123 @@
-"""The worker's own metrics, in a registry of its own."""
+"""The worker's own metrics, in a registry of its own. docs/operations.md lists them all."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import attrs
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from worker_core.job import Outcome
+    from collections.abc import Mapping
 
-__all__ = ["WorkerMetrics"]
+__all__ = ["JobFigures", "WorkerMetrics"]
 
 _SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+_MODELS_NAMED = 100
+"""How many models get label values of their own: what producers ask for must not grow them."""
+_OTHER = "other"
+_NONE = "none"
+
+
+@attrs.frozen(kw_only=True)
+class JobFigures:
+    """What is measured of one run. Times in seconds; `None` where there was nothing to measure."""
+
+    job_type: str
+    model: str | None
+    answered: bool
+    """Whether the model has answered: only such names get label values of their own."""
+    status: str
+    seconds: float
+    queue_wait: float
+    admission: float | None = None
+    load: float | None = None
+    first_token: float | None = None
+    tokens_per_second: float | None = None
 
 
 class WorkerMetrics:
-    """Counters and histograms of one worker; children are looked up once for each label set."""
+    """Counters, gauges and histograms of one worker."""
 
     def __init__(self, worker_id: str) -> None:
         self.registry = CollectorRegistry()
         self._worker_id = worker_id
-        self._jobs = Counter(
-            "worker_core_jobs",
-            "Runs of jobs by how they ended.",
-            ["worker_id", "job_type", "outcome"],
-            registry=self.registry,
+        self._models: set[str] = set()
+        self._began_at = time.monotonic()
+        self._process = psutil.Process()
+        by_model = ("worker_id", "model")
+        self._requests = self._counter(
+            "llm_worker_requests", "Runs of jobs by how they ended.", *by_model, "status"
         )
-        self._seconds = self._histogram("worker_core_job_seconds", "From claim to end.")
+        self._seconds = self._histogram(
+            "llm_worker_request_duration_seconds", "From claim to end.", _SECONDS
+        )
         self._queue_wait = self._histogram(
-            "worker_core_queue_wait_seconds", "From adding the job to its claim."
+            "llm_worker_queue_wait_seconds", "From adding the job to its claim.", _SECONDS
         )
         self._admission = self._histogram(
-            "worker_core_admission_seconds", "The wait for a model and a place."
+            "llm_worker_admission_seconds", "The wait for a model and a place.", _SECONDS
+        )
+        self._load = self._histogram(
+            "llm_worker_model_load_seconds", "Loading, as the engine told.", _SECONDS
         )
         self._first_token = self._histogram(
-            "worker_core_first_token_seconds", "From the engine call to the first piece."
+            "llm_worker_first_token_seconds", "From the engine call to the first piece.", _SECONDS
         )
-        self._running = Gauge(
-            "worker_core_jobs_running",
-            "Jobs that run now.",
-            ["worker_id", "job_type"],
-            registry=self.registry,
+        self._rate = self._histogram(
+            "llm_worker_tokens_per_second", "Tokens generated a second.", _RATES
         )
-        self._reconnects = Gauge(
-            "worker_core_redis_reconnects",
-            "Connections to Redis made after the first.",
-            ["worker_id"],
-            registry=self.registry,
-        ).labels(worker_id)
-        self._restarts = Counter(
-            "worker_core_service_restarts",
-            "Restarts of services that crashed.",
-            ["worker_id", "service"],
-            registry=self.registry,
+        self._uptime = self._gauge("llm_worker_uptime_seconds", "Since the worker's start.")
+        self._memory = self._gauge("llm_worker_memory_usage_bytes", "Resident memory.")
+        self._models_loaded = self._gauge("llm_worker_models_loaded", "Models in memory.")
+        self._reconnects = self._gauge(
+            "llm_worker_redis_reconnects", "Connections to Redis made after the first."
         )
-        self._outcomes: dict[tuple[str, Outcome], Counter] = {}
+        self._running = self._gauge("llm_worker_jobs_running", "Jobs that run now.", "job_type")
+        self._depth = self._gauge("llm_worker_queue_jobs", "Jobs by state.", "queue", "state")
+        self._restarts = self._counter(
+            "llm_worker_service_restarts", "Services that crashed.", "worker_id", "service"
+        )
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        labels = ["worker_id", "job_type"]
-        return Histogram(name, text, labels, registry=self.registry, buckets=_SECONDS)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
-    def job_ended(
-        self,
-        job_type: str,
-        outcome: Outcome,
-        *,
-        seconds: float,
-        queue_wait: float,
-        admission: float | None,
-        first_token: float | None,
-    ) -> None:
-        """Count one run. Times in seconds; `None` where there was no engine call, or no token."""
-        key = (job_type, outcome)
-        if key not in self._outcomes:
-            self._outcomes[key] = self._jobs.labels(self._worker_id, job_type, outcome.value)
-        self._outcomes[key].inc()
-        self._seconds.labels(self._worker_id, job_type).observe(seconds)
-        self._queue_wait.labels(self._worker_id, job_type).observe(queue_wait)
-        if admission is not None:
-            self._admission.labels(self._worker_id, job_type).observe(admission)
-        if first_token is not None:
-            self._first_token.labels(self._worker_id, job_type).observe(first_token)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, ("worker_id", *labels), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        labels = ("worker_id", "model")
+        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+
+    def job_ended(self, figures: JobFigures) -> None:
+        """Count one run."""
+        labels = (self._worker_id, self._model_label(figures))
+        self._requests.labels(*labels, figures.status).inc()
+        for histogram, value in (
+            (self._seconds, figures.seconds),
+            (self._queue_wait, figures.queue_wait),
+            (self._admission, figures.admission),
+            (self._load, figures.load),
+            (self._first_token, figures.first_token),
+            (self._rate, figures.tokens_per_second),
+        ):
+            if value is not None:
+                histogram.labels(*labels).observe(value)
+
+    def _model_label(self, figures: JobFigures) -> str:
+        model = figures.model
+        if model is None:
+            return _NONE
+        if model in self._models:
+            return model
+        if figures.answered and len(self._models) < _MODELS_NAMED:
+            self._models.add(model)
+            return model
+        return _OTHER
 
     def running(self, job_type: str) -> Gauge:
         """Return the gauge of running jobs of a type."""
@@ -88,8 +125,24 @@ class WorkerMetrics:
 
     def redis_reconnects(self, count: int) -> None:
         """Note how often Redis had to be connected again."""
-        self._reconnects.set(count)
+        self._reconnects.labels(self._worker_id).set(count)
 
     def service_restarted(self, service: str) -> None:
         """Count a restart of a service."""
         self._restarts.labels(self._worker_id, service).inc()
+
+    def models_loaded(self, count: int) -> None:
+        """Note how many models are in memory."""
+        self._models_loaded.labels(self._worker_id).set(count)
+
+    def queue_depth(self, queue: str, counts: Mapping[str, int]) -> None:
+        """Note how many jobs a queue has in each state."""
+        for state, count in counts.items():
+            self._depth.labels(self._worker_id, queue, state).set(count)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        self._uptime.labels(self._worker_id).set(time.monotonic() - self._began_at)
+        self._memory.labels(self._worker_id).set(self._process.memory_info().rss)
+        written: bytes = generate_latest(self.registry)
+        return written

@@ -138,7 +138,9 @@ class Admission:
             if canonical_model_name(entry.model) in await state.host.loaded_models():
                 state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
                 return
-            # Somebody else may have begun it while the host was asked.
+            # Somebody else may have begun it while the host was asked, or even ended it.
+            if state.loaded_until.get(key, 0.0) > anyio.current_time():
+                return
             load = state.loads.get(key)
         if load is None:
             load = state.loads[key] = _Load()

@@ -52,6 +52,7 @@ class EngineUse:
     first_token_seconds: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    tokens_per_second: float | None = None
     warnings: list[str] = attrs.field(factory=list)
 
 
@@ -125,6 +126,8 @@ class GuardedEngine:
         entry = self._entry(call.model, Operation.CHAT, report)
         answer = await self._call(entry, attempt)
         self.use.completion_tokens += answer.eval_count or 0
+        if answer.eval_count and answer.eval_duration:
+            self.use.tokens_per_second = answer.eval_count / (answer.eval_duration / 1e9)
         return answer
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:

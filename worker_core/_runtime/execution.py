@@ -10,6 +10,7 @@ import attrs
 import structlog
 
 from worker_core._bullmq.replies import Claim, Nothing
+from worker_core._observe.metrics import JobFigures
 from worker_core._runtime.context import Context
 from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
 __all__ = ["Execution", "RunParts"]
 
 _log = structlog.get_logger("worker_core.job")
+
+_STATUS = {
+    Outcome.COMPLETED: "success",
+    Outcome.FAILED: "error",
+    Outcome.RETRIED: "retried",
+    Outcome.RETURNED: "returned",
+    Outcome.LOST: "lost",
+}
+"""How metrics call the outcomes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -250,13 +260,20 @@ class Execution:
 
     def _report(self, run: _Run, verdict: Verdict, outcome: Outcome) -> None:
         seconds = anyio.current_time() - run.began_at
+        use = run.use
         self._parts.metrics.job_ended(
-            self._type.name,
-            outcome,
-            seconds=seconds,
-            queue_wait=run.queue_wait,
-            admission=None if run.use.model_asked is None else run.use.admission_seconds,
-            first_token=run.use.first_token_seconds,
+            JobFigures(
+                job_type=self._type.name,
+                model=use.model_used or use.model_asked,
+                answered=use.model_used is not None,
+                status=_STATUS[outcome],
+                seconds=seconds,
+                queue_wait=run.queue_wait,
+                admission=None if use.model_asked is None else use.admission_seconds,
+                load=use.load_seconds,
+                first_token=use.first_token_seconds,
+                tokens_per_second=use.tokens_per_second,
+            )
         )
         reason = str(verdict.error) if isinstance(verdict, Failed) else None
         _log.debug(

@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 import click
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from worker_core.client import JobFailed, JobRef, Result, SyncClient
+from worker_core.client import ClientError, JobRef, JobState, Result, SyncClient
 from worker_core.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["demo"]
+__all__ = ["group"]
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 60.0
@@ -48,8 +49,7 @@ class _Question:
 
 _QUESTIONS = (
     _Question(
-        "The capital of Italy is Rome. The capital of Germany is Berlin. "
-        "The capital of France is",
+        "The capital of Italy is Rome. The capital of Germany is Berlin. The capital of France is",
         r"\bparis\b",
     ),
     _Question("Roses are red, violets are", r"\bblue\b"),
@@ -93,16 +93,17 @@ class _Row:
         )
 
 
-@click.command()
+@click.command("demo")
 @click.option("--engine", default="llamacpp", show_default=True, help="The engine plugin.")
 @click.option("--model", help="The model to ask.")
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A TOML file."
 )
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds for all jobs together.")
-def demo(engine: str, model: str | None, config: Path | None, timeout: float) -> None:
+def group(engine: str, model: str | None, config: Path | None, timeout: float) -> None:
     """Run a handful of chat jobs on a real model; exit with 1 unless the answers are right."""
-    console = Console()
+    # Wide enough for the table also where the output goes to a file.
+    console = Console() if sys.stdout.isatty() else Console(width=118)
     model = model or _DEFAULT_MODELS.get(engine)
     if model is None:
         raise click.UsageError(f"name a model for the engine {engine!r}: --model")
@@ -118,7 +119,8 @@ def demo(engine: str, model: str | None, config: Path | None, timeout: float) ->
         console.print(f"\n{len(good)} of {len(rows)} answers hold what they must")
         console.print(f"worker drained, exit code {drained}")
         if len(good) < len(rows) or drained != 0:
-            console.print(f"[red]the demo failed[/red]; the worker's log:\n{log.read_text()}")
+            console.print("[red]the demo failed[/red]; the worker's log:")
+            console.print(log.read_text("utf-8", "replace"), markup=False, highlight=False)
             sys.exit(1)
 
 
@@ -161,6 +163,8 @@ def _submit(client: SyncClient, model: str) -> list[_Row]:
                     "messages": [{"role": "user", "content": question.prompt}],
                     "temperature": 0,
                     "max_tokens": 24,
+                    # A base model goes on for ever; the first line is the answer.
+                    "stop": "\n",
                 },
             ),
         )
@@ -195,50 +199,51 @@ def _update(client: SyncClient, row: _Row) -> None:
     if view is None:
         row.failure = "the job is gone"
         return
-    row.state = view.state
-    if isinstance(view.progress, dict):
-        row.tokens = int(view.progress.get("tokens", 0))
-        if view.state == "active":
-            row.state = str(view.progress.get("phase", "active"))
-    if view.state in {"completed", "failed"}:
+    row.state = view.state.value
+    if view.state is JobState.ACTIVE and isinstance(view.progress, dict):
+        phase, tokens = view.progress.get("phase"), view.progress.get("tokens")
+        row.state = phase if isinstance(phase, str) else row.state
+        row.tokens = tokens if isinstance(tokens, int) else row.tokens
+    if view.state in {JobState.COMPLETED, JobState.FAILED}:
         try:
             row.result = client.result(row.ref, timeout=timedelta(seconds=5))
-        except JobFailed as failed:
-            row.failure = str(failed)
+        except ClientError as error:
+            row.failure = str(error)
 
 
 def _table(rows: Sequence[_Row]) -> Table:
-    table = Table("job", "prompt", "state", "tokens", "answer", "queue", "load", "first token", "total")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("job")
+    table.add_column("prompt", no_wrap=True, width=28)
+    table.add_column("state", min_width=10)
+    table.add_column("tokens", justify="right")
+    table.add_column("answer", no_wrap=True, width=24)
+    for name in ("queued", "admission", "first", "total"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        result = row.result
         state = row.state
         if row.ended:
             state = "[green]right[/green]" if row.good else "[red]wrong[/red]"
-        timings = result.timings if result else None
-        tokens = result.usage.completion_tokens if result else row.tokens
-        table.add_row(
-            row.ref.id,
-            row.question.prompt,
-            state,
-            str(tokens),
-            row.answer,
-            *(
-                ""
-                if timings is None
-                else _ms(value)
-                for value in (
-                    timings and timings.queue_wait_ms,
-                    timings and timings.load_ms,
-                    timings and timings.first_token_ms,
-                    timings and timings.total_ms,
-                )
-            ),
-        )
+        tokens = row.result.usage.completion_tokens if row.result else row.tokens
+        # The end of a prompt is what is being completed.
+        prompt = row.question.prompt[-28:]
+        table.add_row(row.ref.id, prompt, state, str(tokens), row.answer, *_times(row.result))
     return table
 
 
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f} ms"
+def _times(result: Result | None) -> tuple[str, ...]:
+    if result is None:
+        return ("", "", "", "")
+    times = result.timings
+    return tuple(
+        "" if value is None else f"{value / 1000:.2f} s"
+        for value in (
+            times.queue_wait_ms,
+            times.admission_ms,
+            times.first_token_ms,
+            times.total_ms,
+        )
+    )
 
 
 def _drain(worker: subprocess.Popen[bytes]) -> int | None:

@@ -73,19 +73,35 @@ def group() -> None:
 @click.option("--model", help="The model to ask.")
 @click.option("--prompt", help="What the user says; makes the chat's messages.")
 @click.option("--system", help="What the system message says.")
-@click.option("--option", "settings", multiple=True, help="NAME=VALUE: one of the model's options.")
+@click.option(
+    "--option", "settings", multiple=True, metavar="NAME=VALUE", help="One of the model's options."
+)
 @click.option(
     "--data", help="The job's data as JSON, or - to read it; the options above add to it."
 )
 @click.option("--attempts", default=1, show_default=True, help="How often it may be tried.")
 @click.option("--priority", default=0, help="1 is the most urgent; without one a job is first.")
-@click.option("--delay", callback=_duration, default="0s", help="Start no sooner: 5s, 1m30s.")
+@click.option(
+    "--delay",
+    callback=_duration,
+    metavar="DURATION",
+    default="0s",
+    help="Start no sooner: 5s, 1m30s.",
+)
 @click.option("--queue", help="Where to; needed for types other than chat.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
-@click.option("--timeout", callback=_duration, default="5m", show_default=True, help="How long.")
+@click.option(
+    "--timeout",
+    callback=_duration,
+    metavar="DURATION",
+    default="5m",
+    show_default=True,
+    help="How long.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: with --wait the whole result.")
 @_client_options
 def add(
+    *,
     job_type: str,
     model: str | None,
     prompt: str | None,
@@ -96,9 +112,9 @@ def add(
     priority: int,
     delay: timedelta,
     queue: str | None,
-    wait: bool,  # noqa: FBT001  # click passes by name
+    wait: bool,
     timeout: timedelta,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,
     config: Path | None,
     prefix: str | None,
     redis_url: str | None,
@@ -129,10 +145,11 @@ def add(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all there is.")
 @_client_options
 def show(
+    *,
     job_id: str,
     queue: str,
-    trace: bool,  # noqa: FBT001  # click passes by name
-    as_json: bool,  # noqa: FBT001
+    trace: bool,
+    as_json: bool,
     config: Path | None,
     prefix: str | None,
     redis_url: str | None,
@@ -204,14 +221,14 @@ def _job_data(
 ) -> JSON:
     """Return what `--data` says with what the other options add; a usage error for what clashes."""
     whole = _given_data(data)
-    messages = [
+    messages: list[JSON] = [
         {"role": role, "content": content}
         for role, content in (("system", system), ("user", prompt))
         if content is not None
     ]
     added: dict[str, JSON] = {"model": model} if model is not None else {}
     if messages:
-        added["messages"] = [*messages]
+        added["messages"] = messages
     if settings:
         added["options"] = dict(_setting(text) for text in settings)
     if not added:

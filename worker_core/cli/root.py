@@ -14,6 +14,7 @@ from worker_core.cli.run import run, run_worker
 __all__ = ["main"]
 
 _GROUPS = {
+    "demo": "Run chat jobs on a real model, everything embedded.",
     "config": "Show and check settings.",
     "jobs": "Add jobs and look at them.",
     "plugins": "List plugins.",

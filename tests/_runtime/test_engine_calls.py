@@ -1,0 +1,394 @@
+"""Engine calls of one job: timed, retried before the first token, measured."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests._runtime.support import (
+    CHAT,
+    EMBED,
+    FOR_EVER,
+    LIMITS,
+    MemoryEngine,
+    MemoryHost,
+    Step,
+    run_virtual,
+    task_group,
+)
+from worker_core._runtime.admission import Admission, AdmissionTimeout
+from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.scope import JobScope, StopReason
+from worker_core.engine import EngineProgress, Phase
+from worker_core.errors import EngineError, FailureClass
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anyio.abc import TaskGroup
+
+RETRIED = {FailureClass.BUSY, FailureClass.UNREACHABLE, FailureClass.CRASHED}
+
+
+@attrs.define(eq=False)
+class Bench:
+    """A host in memory, and the engine as a job on it is handed it."""
+
+    host: MemoryHost
+    engine: GuardedEngine
+    scope: JobScope
+    admitted: list[str]
+
+    @property
+    def use(self) -> EngineUse:
+        return self.engine.use
+
+
+def bench_in(
+    loads: TaskGroup, host: MemoryHost | None = None, *, max_wait: timedelta = timedelta(hours=1)
+) -> Bench:
+    # Loaded already, so that a call's own times begin at once.
+    host = host or MemoryHost(loaded={"llama3", "nomic"})
+    scope = JobScope()
+    admission = Admission(MemoryEngine((host,)), loads, max_wait=max_wait)
+    admitted: list[str] = []
+    engine = GuardedEngine(admission, scope, False, admitted.append, EngineUse())
+    return Bench(host, engine, scope, admitted)
+
+
+@pytest.fixture
+async def loads() -> AsyncIterator[TaskGroup]:
+    async with task_group() as tasks:
+        yield tasks
+
+
+@pytest.fixture
+def bench(loads: TaskGroup) -> Bench:
+    return bench_in(loads)
+
+
+async def failure_of(bench: Bench) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        await bench.engine.chat(CHAT)
+    return caught.value
+
+
+def failing(failure: FailureClass, *, after: float = 0.0) -> Step:
+    return Step(after, EngineError(failure, "scripted"))
+
+
+# --- The clocks ---
+
+
+async def test_a_host_that_says_nothing_gave_no_first_token(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(FOR_EVER)]]
+    error = await failure_of(bench)
+    assert error.failure is FailureClass.TIMEOUT
+    assert str(error) == "timeout: memory:1 gave no first token within 120 s"
+    assert anyio.current_time() == 120
+    assert bench.host.in_flight == 0
+
+
+async def test_a_host_that_falls_silent_gave_no_next_token(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(100), Step(50), Step(FOR_EVER)]]
+    error = await failure_of(bench)
+    assert str(error) == "timeout: memory:1 gave no next token within 60 s"
+    assert anyio.current_time() == 150 + 60
+
+
+async def test_a_host_that_never_ends_gave_no_whole_answer(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(50)] * 100]
+    error = await failure_of(bench)
+    assert str(error) == "timeout: memory:1 gave no whole answer in 300 s"
+    assert anyio.current_time() == 300
+
+
+async def test_each_token_is_a_sign_of_life(autojump_clock: object, bench: Bench) -> None:
+    bench.host.answers = [[Step(119), *[Step(59)] * 3]]
+    await bench.engine.chat(CHAT)
+    assert anyio.current_time() == 119 + 3 * 59
+
+
+async def test_embedding_has_the_first_token_clock(autojump_clock: object, bench: Bench) -> None:
+    bench.host.answers = [[Step(FOR_EVER)]]
+    with pytest.raises(EngineError, match="gave no first token within 120 s"):
+        await bench.engine.embed(EMBED)
+
+
+async def test_a_total_shorter_than_the_first_token_says_so(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    limits = attrs.evolve(LIMITS, total_timeout=timedelta(seconds=10))
+    bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
+    bench.host.answers = [[Step(FOR_EVER)]]
+    assert "no whole answer in 10 s" in str(await failure_of(bench))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    waits=st.lists(st.integers(0, 150), min_size=1, max_size=8),
+    first=st.integers(1, 100),
+    between=st.integers(1, 100),
+    total=st.integers(1, 300),
+)
+def test_the_clock_that_ran_out_is_the_one_that_is_named(
+    waits: list[int], first: int, between: int, total: int
+) -> None:
+    async def run() -> tuple[str, float]:
+        limits = attrs.evolve(
+            LIMITS,
+            first_token_timeout=timedelta(seconds=first),
+            between_tokens_timeout=timedelta(seconds=between),
+            total_timeout=timedelta(seconds=total),
+        )
+        async with task_group() as loads:
+            host = MemoryHost(limits=limits, loaded={"llama3"})
+            host.answers = [[*(Step(wait + 0.5) for wait in waits)]]
+            bench = bench_in(loads, host)
+            try:
+                await bench.engine.chat(CHAT)
+            except EngineError as error:
+                return error.message, anyio.current_time()
+            return "", anyio.current_time()
+
+    said, ended = run_virtual(run)
+    # A plain model of the same clocks.
+    now, expected = 0.0, ""
+    for index, wait in enumerate(waits):
+        bound = first if index == 0 else between
+        name = "first token" if index == 0 else "next token"
+        if now + wait + 0.5 > min(now + bound, total):
+            over = now + bound < total
+            expected = f"{name} within {bound} s" if over else f"whole answer in {total} s"
+            now = min(now + bound, total)
+            break
+        now += wait + 0.5
+    assert said == (f"memory:1 gave no {expected}" if expected else "")
+    assert ended == now
+
+
+# --- Retries ---
+
+
+@pytest.mark.parametrize("failure", sorted(RETRIED, key=str))
+async def test_what_may_pass_in_a_moment_is_tried_again(
+    autojump_clock: object, bench: Bench, failure: FailureClass
+) -> None:
+    bench.host.answers = [[failing(failure)], [failing(failure)], [Step()]]
+    await bench.engine.chat(CHAT)
+    assert len(bench.host.calls) == 3
+
+
+@pytest.mark.parametrize("failure", [one for one in FailureClass if one not in RETRIED])
+async def test_everything_else_is_not(
+    autojump_clock: object, bench: Bench, failure: FailureClass
+) -> None:
+    bench.host.answers = [[failing(failure)]]
+    assert (await failure_of(bench)).failure is failure
+    assert len(bench.host.calls) == 1
+
+
+async def test_retries_are_bounded_and_the_last_failure_is_told(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[failing(FailureClass.BUSY)] for _ in range(9)]
+    assert (await failure_of(bench)).failure is FailureClass.BUSY
+    assert len(bench.host.calls) == 1 + LIMITS.max_retries
+
+
+async def test_a_host_may_forbid_retries(autojump_clock: object, loads: TaskGroup) -> None:
+    limits = attrs.evolve(LIMITS, max_retries=0)
+    bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
+    bench.host.answers = [[failing(FailureClass.BUSY)]]
+    await failure_of(bench)
+    assert len(bench.host.calls) == 1
+
+
+async def test_after_the_first_token_nothing_is_tried_again(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(1), failing(FailureClass.CRASHED)]]
+    await failure_of(bench)
+    assert len(bench.host.calls) == 1
+
+
+async def test_retries_back_off(autojump_clock: object, bench: Bench) -> None:
+    bench.host.answers = [[failing(FailureClass.BUSY)] for _ in range(9)]
+    await failure_of(bench)
+    first, second, third = bench.host.called_at
+    assert 0.25 <= second - first <= 0.5
+    assert 0.5 <= third - second <= 1.0
+
+
+async def test_the_backoff_counts_on_the_jobs_own_clock(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    limits = attrs.evolve(LIMITS, max_retries=1000)
+    bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
+    bench.host.answers = [[failing(FailureClass.BUSY)] for _ in range(1000)]
+    with bench.scope.running():
+        bench.scope.limit(20)
+        await bench.engine.chat(CHAT)
+    assert bench.scope.reason is StopReason.DEADLINE
+    assert anyio.current_time() == 20
+    assert 4 < len(bench.host.calls) < 20
+
+
+async def test_a_model_that_was_not_to_be_had_is_not_waited_for_again(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=1000)
+    bench = bench_in(loads, host, max_wait=timedelta(seconds=30))
+    assert isinstance(await failure_of(bench), AdmissionTimeout)
+    assert anyio.current_time() == 30
+    assert host.calls == []
+
+
+async def test_a_failed_load_is_tried_again_where_it_may_pass(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_errors=[EngineError(FailureClass.UNREACHABLE, "not yet")])
+    bench = bench_in(loads, host)
+    await bench.engine.chat(CHAT)
+    assert (len(host.loads), len(host.calls)) == (2, 1)
+
+
+async def test_a_failure_makes_the_model_be_asked_for_again(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[failing(FailureClass.CRASHED)]]
+    await bench.engine.chat(CHAT)
+    assert bench.host.ps_calls == 2
+    await bench.engine.chat(CHAT)
+    assert bench.host.ps_calls == 2
+
+
+async def test_what_an_engine_must_not_raise_reaches_the_job_as_it_is(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(0, ZeroDivisionError("bug"))]]
+    with pytest.raises(ZeroDivisionError):
+        await bench.engine.chat(CHAT)
+    assert bench.host.in_flight == 0
+
+
+# --- The job's clock ---
+
+
+async def test_the_jobs_clock_stands_still_during_admission(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=500, answers=[[Step(8)]])
+    bench = bench_in(loads, host)
+    with bench.scope.running():
+        bench.scope.limit(10)
+        await bench.engine.chat(CHAT)
+    assert bench.scope.reason is None
+    assert anyio.current_time() == 508
+
+
+async def test_the_jobs_clock_covers_the_call(autojump_clock: object, loads: TaskGroup) -> None:
+    host = MemoryHost(load_seconds=500, answers=[[Step(50)]])
+    bench = bench_in(loads, host)
+    with bench.scope.running():
+        bench.scope.limit(10)
+        await bench.engine.chat(CHAT)
+    assert bench.scope.reason is StopReason.DEADLINE
+    assert anyio.current_time() == 510
+    assert host.in_flight == 0
+
+
+async def test_cancelling_the_job_ends_the_call_and_frees_its_place(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.host.answers = [[Step(FOR_EVER)]] * LIMITS.max_concurrent
+    for _ in range(LIMITS.max_concurrent):
+        with anyio.move_on_after(1):
+            await bench.engine.chat(CHAT)
+    assert bench.host.in_flight == 0
+    with anyio.fail_after(1):
+        await bench.engine.chat(CHAT)
+
+
+# --- What is told and measured ---
+
+
+async def test_progress_goes_from_loading_by_waiting_to_generating(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    bench = bench_in(loads, MemoryHost(load_seconds=5, answers=[[Step(1), Step(1)]]))
+    told: list[EngineProgress] = []
+    await bench.engine.chat(CHAT, on_progress=told.append)
+    assert told == [
+        EngineProgress(Phase.LOADING),
+        EngineProgress(Phase.WAITING),
+        EngineProgress(Phase.GENERATING),
+        EngineProgress(Phase.GENERATING, 1),
+        EngineProgress(Phase.GENERATING, 2),
+    ]
+
+
+async def test_loading_is_told_only_where_the_model_is_not_listed(
+    autojump_clock: object, bench: Bench
+) -> None:
+    told: list[EngineProgress] = []
+    await bench.engine.chat(CHAT, on_progress=told.append)
+    assert [progress.phase for progress in told] == [
+        Phase.WAITING,
+        Phase.GENERATING,
+        Phase.GENERATING,
+    ]
+
+
+async def test_what_a_call_used_is_noted(autojump_clock: object, loads: TaskGroup) -> None:
+    host = MemoryHost(load_seconds=5, answers=[[Step(2), Step(1)]], warnings=("cut",))
+    bench = bench_in(loads, host)
+    await bench.engine.chat(CHAT)
+    assert bench.use == EngineUse(
+        model_asked="llama3",
+        model_used="llama3",
+        admission_seconds=5,
+        load_seconds=0.25,
+        first_token_seconds=2,
+        prompt_tokens=3,
+        completion_tokens=5,
+        warnings=["cut"],
+    )
+    assert bench.admitted == ["llama3"]
+
+
+async def test_several_calls_add_up(autojump_clock: object, bench: Bench) -> None:
+    await bench.engine.chat(CHAT)
+    await bench.engine.chat(CHAT)
+    await bench.engine.embed(EMBED)
+    assert (bench.use.prompt_tokens, bench.use.completion_tokens) == (3 + 3 + 2, 10)
+    assert (bench.use.model_asked, bench.use.model_used) == ("llama3", "nomic")
+    assert bench.admitted == ["llama3", "llama3", "nomic"]
+
+
+async def test_the_wait_of_every_attempt_counts_as_admission(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=5, keeps_models=False)
+    host.answers = [[failing(FailureClass.CRASHED)], [Step()]]
+    bench = bench_in(loads, host)
+    await bench.engine.chat(CHAT)
+    assert bench.use.admission_seconds == 10
+
+
+async def test_without_an_engine_a_call_says_what_to_set() -> None:
+    for call in (NoEngine().chat(CHAT), NoEngine().embed(EMBED)):
+        with pytest.raises(EngineError, match=r"no engine: set \[worker\] engine"):
+            await call
