@@ -112,6 +112,8 @@ class WorkerSettings:
     """How long a drain lets running jobs go on before it returns them to their queue."""
     max_wait: timedelta = setting(timedelta(minutes=10), validator=longer_than_zero)
     """How long a job may wait for its model and a place on a host."""
+    freeze_limit: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
+    """How long the event loop may hang before the watchdog says where."""
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +124,7 @@ class RedisSettings:
 
     url: str = setting("redis://127.0.0.1:6379", env="REDIS_URL")
     password: str | None = setting(None, env="REDIS_PASSWORD", secret=True)
-    """Used where the URL has none."""
+    """Replaces the URL's own."""
     reply_timeout: timedelta = setting(timedelta(seconds=10), validator=longer_than_zero)
     start_timeout: timedelta = setting(timedelta(seconds=60), validator=longer_than_zero)
     outage_timeout: timedelta = setting(timedelta(minutes=2), validator=longer_than_zero)
@@ -140,6 +142,14 @@ class QueueSettings:
     lock_renew_time: timedelta = setting(timedelta(seconds=15), validator=longer_than_zero)
     drain_delay: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
     """How long one blocking wait on an empty queue lasts."""
+    stalled_interval: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
+    """How often one of the workers looks for jobs whose worker is gone."""
+    max_stalled_count: int = setting(1, validator=at_least(0))
+    """How often a job may lose its worker before it fails; the checking worker's figure counts."""
+    max_started_attempts: int | None = setting(None, validator=attrs.validators.optional(ge(1)))
+    """How often a job may be started in all, whatever its attempts say."""
+    chart_minutes: int = setting(0, validator=at_least(0))
+    """How many minutes of finished jobs BullMQ's dashboards get for their charts (maxDataPoints)."""
     keep_completed: int | None = setting(None, validator=attrs.validators.optional(ge(0)))
     """How many completed jobs to keep where a job does not say; all by default, as BullMQ does."""
     keep_failed: int | None = setting(None, validator=attrs.validators.optional(ge(0)))

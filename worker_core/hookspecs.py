@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker_core.engine import Engine
+    from worker_core.health import HealthCheck
     from worker_core.job import JobEvent, JobType
     from worker_core.service import Service
 
@@ -42,6 +43,11 @@ def worker_core_job_types() -> Sequence[JobType[object]]:  # type: ignore[empty-
 @hookspec
 def worker_core_services() -> Sequence[Service]:  # type: ignore[empty-body]  # a specification
     """Return services: long-lived tasks that run beside the jobs, restarted when they crash."""
+
+
+@hookspec
+def worker_core_health_checks() -> Sequence[HealthCheck]:  # type: ignore[empty-body]  # a specification
+    """Return readiness checks; asked whenever somebody asks whether the worker is ready."""
 
 
 # --- Running: at each step of a job's life ---

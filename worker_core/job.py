@@ -52,11 +52,17 @@ class Outcome(enum.Enum):
     """Its lock was lost, so it belongs to another worker: nothing was written."""
 
 
+def _check_queue_name(_: object, field: attrs.Attribute[str], value: str) -> None:
+    # BullMQ refuses the same: the colon separates the parts of its keys.
+    if not value or ":" in value:
+        raise ValueError(f"'{field.name}' must not be empty or hold a colon: {value!r}")
+
+
 @attrs.frozen
 class QueueSpec:
     """One queue that feeds a job type, and its slots; `concurrency` is the worker's by default."""
 
-    name: str
+    name: str = attrs.field(validator=_check_queue_name)
     concurrency: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
     )

@@ -231,8 +231,8 @@ def test_options_that_are_null_are_not_set() -> None:
         ('{"backoff":true}', "opts.backoff"),
         ('{"backoff":{"delay":1}}', "opts.backoff.type"),
         ('{"backoff":{"type":"fixed","delay":"1"}}', "opts.backoff.delay"),
-        ('{"removeOnComplete":"yes"}', "opts.remove_on_complete"),
-        ('{"removeOnFail":{"count":"x"}}', "opts.remove_on_fail.count"),
+        ('{"removeOnComplete":"yes"}', "opts.removeOnComplete"),
+        ('{"removeOnFail":{"count":"x"}}', "opts.removeOnFail.count"),
     ],
 )
 def test_options_that_cannot_be_read_are_faults_by_their_path(raw: str | bytes, path: str) -> None:

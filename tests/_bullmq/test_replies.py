@@ -94,8 +94,8 @@ def test_the_owned_job_is_found_or_not(reply: object, owned: object) -> None:
 
 
 def test_locks_that_are_lost_are_named() -> None:
-    assert replies.read_lost_locks([]) == frozenset()
-    assert replies.read_lost_locks([b"1", b"caf\xc3\xa9", b"\xff"]) == {"1", "café", "�"}
+    assert replies.read_ids([]) == frozenset()
+    assert replies.read_ids([b"1", b"caf\xc3\xa9", b"\xff"]) == {"1", "café", "�"}
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,14 @@ async def test_an_end_between_the_question_and_the_listening_is_not_missed(valke
         valkey.client.xadd("bull:echo:events", event("completed", ref, returnvalue='"told"'))
         return final
 
-    find_end = flows.find_end
+    def asked_slowly(keys):
+        for _ in range(5):
+            yield flows.Command(("PING",))
+        return (yield from last_event_id(keys))
+
+    find_end, last_event_id = flows.find_end, flows.last_event_id
     monkeypatch.setattr(flows, "find_end", ends_meanwhile)
+    monkeypatch.setattr(watching, "last_event_id", asked_slowly)
     async with open_client(valkey.url, poll=timedelta(hours=1)) as client:
         ref = await client.submit("echo", None, queue="echo")
         assert (await client.result(ref, timeout=timedelta(seconds=3))).answer == "told"
@@ -160,6 +166,19 @@ async def test_a_reader_that_ended_for_want_of_waiters_is_replaced(valkey, monke
                 end = event("completed", ref, returnvalue=json.dumps(answer))
                 valkey.client.xadd("bull:echo:events", end)
             await eventually_async(lambda: not readers(valkey), what="the reader has ended")
+
+
+async def test_a_reader_that_is_needed_again_does_not_end(valkey, monkeypatch):
+    monkeypatch.setattr(watching, "_LINGER_SECONDS", 0.1)
+    async with open_client(valkey.url, poll=timedelta(hours=1)) as client:
+        ref = await client.submit("echo", None, queue="echo")
+        with pytest.raises(ResultTimeout):
+            await client.result(ref, timeout=timedelta(milliseconds=20))
+        would_end_at = anyio.current_time() + 0.1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(expect, client, ref, "late")
+            await eventually_async(lambda: anyio.current_time() > would_end_at + 0.1)
+            valkey.client.xadd("bull:echo:events", event("completed", ref, returnvalue='"late"'))
 
 
 def test_on_asyncio_one_is_sent_to_the_other_client():

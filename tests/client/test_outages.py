@@ -44,6 +44,15 @@ async def test_an_outage_over_the_patience_is_an_error_of_every_method(valkey):
     assert valkey.client.llen("bull:echo:wait") == 1
 
 
+async def test_a_wait_that_ends_in_an_outage_says_so(valkey):
+    async with proxied(valkey) as proxy, open_client(url_of(proxy)) as client:
+        ref = await client.submit("echo", None, queue="echo")
+        proxy.refusing = True
+        proxy.cut()
+        with pytest.raises(RedisUnavailable):
+            await client.result(ref, timeout=SHORT)
+
+
 async def test_a_short_outage_is_waited_out(valkey):
     async with proxied(valkey) as proxy, open_client(url_of(proxy)) as client:
         ref = await client.submit("echo", None, queue="echo")

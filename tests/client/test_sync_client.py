@@ -77,7 +77,13 @@ def test_the_end_is_heard_long_before_it_would_be_asked_for(valkey):
     with SyncClient(valkey.url, poll=timedelta(seconds=60)) as client:
         ref = client.submit("echo", None, queue="echo")
         with when_listening(valkey) as then:
-            then(lambda: valkey.client.xadd("bull:echo:events", completed(ref, '"told"')))
+
+            def end_another_and_this_one():
+                other = JobRef("other", "echo")
+                valkey.client.xadd("bull:echo:events", completed(other, '"not mine"'))
+                valkey.client.xadd("bull:echo:events", completed(ref, '"told"'))
+
+            then(end_another_and_this_one)
             assert client.result(ref, timeout=SOON).answer == "told"
 
 
@@ -140,6 +146,22 @@ def test_what_the_server_refuses_is_a_reply_error(valkey, client):
     valkey.client.set("bull:echo:events", "no stream")
     with pytest.raises(ReplyError, match=r"WRONGTYPE|wrong kind"):
         client.submit("echo", {}, queue="echo")
+
+
+def test_a_server_that_forgot_the_scripts_is_given_them(valkey, client):
+    valkey.client.script_flush()
+    assert client.get(client.submit("echo", {}, queue="echo")).state is JobState.WAITING
+
+
+def test_a_replica_counts_as_no_server_until_it_is_the_primary_again(valkey):
+    with SyncClient(valkey.url, patience=SHORT) as client:
+        valkey.client.replicaof("127.0.0.1", 1)
+        try:
+            with pytest.raises(RedisUnavailable, match="refuses to serve"):
+                client.submit("echo", {}, queue="echo")
+        finally:
+            valkey.client.replicaof("NO", "ONE")
+        assert client.get(client.submit("echo", {}, queue="echo")).state is JobState.WAITING
 
 
 def test_without_a_server_entering_is_refused_after_the_patience(free_tcp_port):

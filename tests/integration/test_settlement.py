@@ -120,6 +120,32 @@ async def test_a_lost_job_is_not_returned_by_a_drain(valkey, loss):
         assert ledger.outcomes == [(job_id, Outcome.LOST)]
 
 
+@pytest.mark.parametrize(
+    ("lifo", "order"),
+    [
+        pytest.param(False, ["1", "2", "1"], id="fifo"),
+        pytest.param(True, ["1", "1", "2"], id="lifo"),
+    ],
+)
+async def test_a_job_without_a_backoff_is_tried_again_in_its_turn(valkey, lifo, order):
+    ledger = Ledger()
+    async with running(valkey.url, probe(ledger), {"worker": {"concurrency": 1}}):
+        await begun(ledger, valkey.client, {"do": "fail"}, {"attempts": 2, "lifo": lifo})
+        put(valkey.client, PROBE, {}, lifo=lifo)
+        await eventually_async(lambda: len(ledger.outcomes) == 3)
+    assert ledger.began == order
+
+
+async def test_a_backoff_that_is_a_number_is_milliseconds(valkey):
+    """Node's producers write an object in its place; others do not."""
+    ledger = Ledger()
+    job_id = put(valkey.client, PROBE, {"do": "fail"})
+    valkey.client.hset(f"{BASE}:{job_id}", "opts", '{"attempts": 2, "backoff": 60000}')
+    async with running(valkey.url, probe(ledger)):
+        await eventually_async(lambda: state_of(valkey.client, job_id) == "delayed")
+    assert fields_of(valkey.client, job_id)["delay"] == "60000"
+
+
 async def test_a_job_with_open_children_fails_and_is_tried_again(valkey):
     ledger = Ledger()
     async with running(valkey.url, probe(ledger)):

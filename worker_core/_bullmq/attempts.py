@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GiveUp", "NextStep", "RetryAfter", "next_step"]
 
-_LONGEST_DELAY_MS = 2**53 // 4096
-"""BullMQ keeps due times as `ms * 4096` in a double; more would not be exact. (285 years.)"""
+_LONGEST_DELAY_MS = 10 * 365 * 24 * 3600 * 1000
+"""Ten years: BullMQ keeps due times as `ms * 4096` in a double, which much more would overrun."""
 
 
 @attrs.frozen

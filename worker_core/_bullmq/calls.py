@@ -17,12 +17,19 @@ from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.scripts import load_script
 from worker_core.redis import Script
 
+COUNTED_STATES = (
+    *("wait", "active", "delayed", "prioritized", "completed", "failed", "paused"),
+    "waiting-children",
+)
+
 __all__ = [
+    "COUNTED_STATES",
     "Argument",
     "ClaimOptions",
     "ScriptCall",
     "add_log",
     "claim",
+    "count_jobs",
     "delay",
     "extend_locks",
     "find_owned",
@@ -30,7 +37,9 @@ __all__ = [
     "give_back",
     "is_finished",
     "now_ms",
+    "repair",
     "retry",
+    "sweep_stalled",
     "update_progress",
 ]
 
@@ -55,6 +64,8 @@ class ClaimOptions:
     lock_ms: int
     keep_completed: KeepJobs = KeepJobs(count=-1)
     keep_failed: KeepJobs = KeepJobs(count=-1)
+    chart_minutes: int = 0
+    """How many minutes of finished jobs to count for charts; 0 counts none."""
 
 
 def now_ms() -> int:
@@ -120,7 +131,7 @@ def finish(
             "keepJobs": (asked or default).packable(),
             "lockDuration": options.lock_ms,
             "attempts": job.options.attempts,
-            "maxMetricsSize": "",
+            "maxMetricsSize": options.chart_minutes or "",
             "fpof": job.options.fail_parent,
             "cpof": job.options.continue_parent,
             "idof": job.options.ignore_dependency,
@@ -231,6 +242,12 @@ def give_back(keys: QueueKeys, job_id: str, token: str) -> ScriptCall:
     )
 
 
+def repair(keys: QueueKeys, job: StoredJob) -> ScriptCall:
+    """Put right what the scripts that settle a job would stumble over."""
+    pairs = [text for pair in job.repairs.items() for text in pair]
+    return ScriptCall(load_script("repairJob"), (keys.job(job.id),), tuple(pairs))
+
+
 def extend_locks(keys: QueueKeys, owners: Sequence[tuple[str, str]], lock_ms: int) -> ScriptCall:
     """Renew the locks of (job id, token) pairs; the reply lists the ids that could not be."""
     ids = [job_id for job_id, _ in owners]
@@ -240,6 +257,23 @@ def extend_locks(keys: QueueKeys, owners: Sequence[tuple[str, str]], lock_ms: in
         (keys.stalled,),
         (keys.base, _pack(tokens), _pack(ids), lock_ms),
     )
+
+
+def sweep_stalled(keys: QueueKeys, max_stalled_count: int, interval_ms: int) -> ScriptCall:
+    """Put back jobs whose lock ran out; one caller wins in each interval. The reply lists ids."""
+    return ScriptCall(
+        load_script("moveStalledJobsToWait"),
+        (
+            *(keys.stalled, keys.wait, keys.active, keys.stalled_check, keys.meta),
+            *(keys.paused, keys.marker, keys.events, keys.repeat),
+        ),
+        (max_stalled_count, keys.base, now_ms(), interval_ms),
+    )
+
+
+def count_jobs(keys: QueueKeys) -> ScriptCall:
+    """Count the jobs in each of `COUNTED_STATES`, in that order."""
+    return ScriptCall(load_script("getCounts"), (keys.base,), COUNTED_STATES)
 
 
 def is_finished(keys: QueueKeys, job_id: str) -> ScriptCall:

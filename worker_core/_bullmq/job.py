@@ -6,7 +6,7 @@ what cannot be read is kept in `faults`, and the job is failed with them.
 
 from __future__ import annotations
 
-import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,12 +16,13 @@ from worker_core.strict_json import loads
 from worker_core.structure import InvalidData, structure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Backoff", "JobOptions", "KeepJobs", "StoredJob", "read_job"]
 
 _LUA_EXACT = 2**53 - 1
 """The largest whole number that Lua and JavaScript keep exactly."""
+_COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -81,54 +82,88 @@ class StoredJob:
     deferred_failure: str | None = None
     faults: tuple[Fault, ...] = ()
     """What could not be read; such a job is failed, never run."""
+    repairs: Mapping[str, str] = attrs.field(factory=dict)
+    """Fields over which BullMQ's scripts would stumble half way, so that the job would be in no
+    list at all, with what must stand there before it is settled; an empty text: nothing."""
 
 
 def read_job(job_id: str, pairs: Sequence[bytes]) -> StoredJob:
     """Read a job from `HGETALL`'s flat reply; never raises for what stands in it."""
     fields = dict(zip(pairs[::2], pairs[1::2], strict=False))
     faults: list[Fault] = []
+    repairs: dict[str, str] = {}
 
-    def number(name: bytes) -> int:
-        raw = fields.get(name)
+    def number(name: str, read: Callable[[bytes], int], *, repair: str | None = None) -> int:
+        raw = fields.get(name.encode())
         if raw is None:
             return 0
         try:
-            return _whole_number(raw)
+            return read(raw)
         except ValueError:
-            faults.append(Fault(name.decode(), "expected a whole number in the job's hash"))
+            faults.append(Fault(name, "expected a whole number in the job's hash"))
+            if repair is not None:
+                repairs[name] = repair
             return 0
 
     options = _read_options(fields.get(b"opts"), faults)
+    _check_parent(fields, faults, repairs)
     deferred = fields.get(b"defa")
     return StoredJob(
         id=job_id,
         name=fields.get(b"name", b"").decode("utf-8", "replace"),
         data=fields.get(b"data", b"null"),
         options=options,
-        timestamp_ms=number(b"timestamp"),
-        processed_on_ms=number(b"processedOn"),
-        priority=number(b"priority"),
-        attempts_made=number(b"atm") if b"atm" in fields else number(b"attemptsMade"),
-        attempts_started=number(b"ats"),
+        timestamp_ms=number("timestamp", _whole_number),
+        processed_on_ms=number("processedOn", _whole_number),
+        priority=number("priority", _whole_number, repair="0"),
+        attempts_made=(
+            number("atm", _counter, repair="0")
+            if b"atm" in fields
+            else number("attemptsMade", _whole_number)
+        ),
+        attempts_started=number("ats", _counter, repair="1"),
         stacktrace=_read_stacktrace(fields.get(b"stacktrace")),
         deferred_failure=None if deferred is None else deferred.decode("utf-8", "replace"),
         faults=tuple(faults),
+        repairs=repairs,
     )
 
 
 def _whole_number(raw: bytes) -> int:
     # Lua may have written it as a float: 1e3, 12.0.
-    try:
-        number = int(raw)
-    except ValueError:
-        value = float(raw)
-        if not math.isfinite(value):
-            raise ValueError("not finite") from None
-        number = int(value)
-    # More could be neither packed again nor counted with.
-    if not _INT64_MIN <= number <= _INT64_MAX:
-        raise ValueError("beyond 64 bits")
-    return number
+    value = int(raw) if _COUNTER.fullmatch(raw) else float(raw)
+    if not -_LUA_EXACT <= value <= _LUA_EXACT:
+        raise ValueError("not finite, or not exact")
+    return int(value)
+
+
+def _counter(raw: bytes) -> int:
+    """Read what HINCRBY counts up, exactly as strictly as HINCRBY does."""
+    if not _COUNTER.fullmatch(raw):
+        raise ValueError("HINCRBY would not take it")
+    return _whole_number(raw)
+
+
+def _check_parent(
+    fields: Mapping[bytes, bytes], faults: list[Fault], repairs: dict[str, str]
+) -> None:
+    """The scripts decode these after the job has left the active ones."""
+    raw = fields.get(b"parent")
+    if raw is not None:
+        try:
+            parent = loads(raw)
+        except InvalidRequest:
+            parent = None
+        match parent:
+            case {"id": str(), "queueKey": str()}:
+                pass
+            case _:
+                faults.append(Fault("parent", "expected an object with id and queueKey"))
+                repairs["parent"] = ""
+    key = fields.get(b"parentKey")
+    if key and b":" not in key:
+        faults.append(Fault("parentKey", "expected the key of a job"))
+        repairs["parentKey"] = ""
 
 
 def _read_stacktrace(raw: bytes | None) -> tuple[str, ...]:
@@ -152,10 +187,16 @@ def _read_options(raw: bytes | None, faults: list[Fault]) -> JobOptions:
         return structure(_in_our_names(found), JobOptions)
     except (InvalidRequest, InvalidData) as error:
         faults.extend(
-            Fault(f"opts.{fault.path}" if fault.path else "opts", fault.message)
+            Fault(".".join(filter(None, ("opts", _in_their_names(fault.path)))), fault.message)
             for fault in error.faults
         )
         return JobOptions()
+
+
+def _in_their_names(path: str) -> str:
+    """Name an option as the producer did: `remove_on_fail.count` is his `removeOnFail.count`."""
+    first, point, rest = path.partition(".")
+    return f"{_THEIR_NAMES.get(first, first)}{point}{rest}"
 
 
 _OPTION_NAMES = {
@@ -168,6 +209,8 @@ _OPTION_NAMES = {
     "idof": "ignore_dependency",
     "rdof": "remove_dependency",
 }
+_KEEP_NAMES = {"removeOnComplete": "remove_on_complete", "removeOnFail": "remove_on_fail"}
+_THEIR_NAMES = {ours: theirs for theirs, ours in (_OPTION_NAMES | _KEEP_NAMES).items()}
 
 
 def _in_our_names(found: dict[str, Any]) -> dict[str, object]:
@@ -185,10 +228,7 @@ def _in_our_names(found: dict[str, Any]) -> dict[str, object]:
         named["backoff"] = Backoff("fixed", backoff) if backoff else None
     elif backoff is not None:
         named["backoff"] = backoff
-    for theirs, ours in (
-        ("removeOnComplete", "remove_on_complete"),
-        ("removeOnFail", "remove_on_fail"),
-    ):
+    for theirs, ours in _KEEP_NAMES.items():
         if theirs in found:
             named[ours] = _keep_jobs(found[theirs])
     return named

@@ -42,6 +42,8 @@ class QueueKeys:
     waiting_children: str = _key("waiting-children")
     events: str = _key("events")
     stalled: str = _key("stalled")
+    stalled_check: str = _key("stalled-check")
+    repeat: str = _key("repeat")
     limiter: str = _key("limiter")
     meta: str = _key("meta")
     pc: str = _key("pc")

@@ -55,9 +55,7 @@ class Queue:
         self, job: StoredJob, token: str, ending: Finish, *, fetch_next: bool
     ) -> Finished | Refusal:
         """Complete a job or fail it for good; the next one comes along where asked for."""
-        call = calls.finish(
-            self.keys, job, token, ending, self.options, fetch_next=fetch_next
-        )
+        call = calls.finish(self.keys, job, token, ending, self.options, fetch_next=fetch_next)
         return replies.read_finish(await self._run(call))
 
     async def retry(
@@ -72,19 +70,33 @@ class Queue:
 
     async def give_back(self, job: StoredJob, token: str) -> Refusal | None:
         """Put a job at the head of the queue again, no attempt spent."""
-        refusal = replies.read_move(
-            await self._run(calls.give_back(self.keys, job.id, token))
-        )
+        refusal = replies.read_move(await self._run(calls.give_back(self.keys, job.id, token)))
         if refusal is None and job.priority:
             # For prioritized jobs the script writes no marker: an idle worker would see it late.
             await self.link.call("ZADD", self.keys.marker, 0, "0")
         return refusal
 
+    async def repair(self, job: StoredJob) -> None:
+        """Put right what the scripts that settle the job would stumble over."""
+        await self._run(calls.repair(self.keys, job))
+
     async def renew(self, owners: Sequence[tuple[str, str]]) -> frozenset[str]:
         """Renew the locks of (job id, token) pairs and return the ids whose lock is lost."""
         call = calls.extend_locks(self.keys, owners, self.options.lock_ms)
         reply = await self._run(call)
-        return replies.read_lost_locks(reply if isinstance(reply, list) else [])
+        return replies.read_ids(reply if isinstance(reply, list) else [])
+
+    async def sweep_stalled(self, *, max_stalled_count: int, interval: timedelta) -> frozenset[str]:
+        """Put back jobs whose worker is gone, unless another worker has just done it."""
+        interval_ms = int(interval.total_seconds() * 1000)
+        call = calls.sweep_stalled(self.keys, max_stalled_count, interval_ms)
+        reply = await self._run(call)
+        return replies.read_ids(reply if isinstance(reply, list) else [])
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many jobs there are in each state."""
+        reply = await self._run(calls.count_jobs(self.keys))
+        return replies.read_counts(reply)
 
     async def settled(self, job: StoredJob, token: str) -> Settled:
         """Ask what became of a job whose settling call was sent and not answered."""

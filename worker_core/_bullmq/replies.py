@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from worker_core._bullmq.calls import COUNTED_STATES
 from worker_core._bullmq.job import StoredJob, read_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from worker_core.errors import ReplyError
 
 __all__ = [
     "STILL_OWNED",
@@ -24,11 +27,12 @@ __all__ = [
     "QueueEvent",
     "Refusal",
     "Settled",
+    "may_have_run",
     "read_claim",
     "read_events",
     "read_finish",
     "read_finished",
-    "read_lost_locks",
+    "read_ids",
     "read_marker",
     "read_move",
     "read_owned",
@@ -65,6 +69,17 @@ class Nothing:
 
 
 Claim: TypeAlias = StoredJob | Nothing
+
+_REFUSED_AT_ONCE = frozenset({"OOM", "NOREPLICAS", "MISCONF", "BUSY"})
+
+
+def may_have_run(error: ReplyError) -> bool:
+    """Tell whether a script that ended in this error may have done a part of its work.
+
+    The server refuses for its own reasons at the first write or not at all. Any other error is
+    raised wherever a script stumbles over what stands in a job, and undoes nothing.
+    """
+    return error.code not in _REFUSED_AT_ONCE
 
 
 @attrs.frozen
@@ -121,9 +136,18 @@ def read_owned(reply: object) -> StoredJob | None:
             return None
 
 
-def read_lost_locks(reply: Sequence[bytes]) -> frozenset[str]:
-    """Read `extendLocks`: the ids whose lock could not be renewed."""
-    return frozenset(job_id.decode("utf-8", "replace") for job_id in reply)
+def read_ids(reply: Sequence[object]) -> frozenset[str]:
+    """Read a list of job ids: those whose lock could not be renewed, those that had stalled."""
+    return frozenset(i.decode("utf-8", "replace") for i in reply if isinstance(i, bytes))
+
+
+def read_counts(reply: object) -> dict[str, int]:
+    """Read `getCounts`: a number for each of the states asked for."""
+    numbers = reply if isinstance(reply, list) else []
+    return {
+        state: number if isinstance(number, int) else 0
+        for state, number in zip(COUNTED_STATES, numbers, strict=False)
+    }
 
 
 def read_marker(reply: object) -> float:
@@ -270,8 +294,6 @@ def read_events(reply: object) -> list[QueueEvent]:
         match entry:
             case [bytes(entry_id), [*flat]]:
                 fields = dict(zip(flat[::2], flat[1::2], strict=False))
-            case [bytes(entry_id), *_]:  # deleted between its arrival and this reading
-                fields = {}
             case _:
                 continue
         kind = _event_kind(fields.get(b"event", b""))

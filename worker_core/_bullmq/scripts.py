@@ -20,13 +20,15 @@ WORKER_SCRIPTS = (
     "retryJob",
     "moveJobFromActiveToWait",
     "extendLocks",
+    "moveStalledJobsToWait",
+    "getCounts",
     "isFinished",
     "updateProgress",
     "addLog",
 )
 """BullMQ's scripts that a worker runs."""
 
-OWN_SCRIPTS = ("findOwnedJob",)
+OWN_SCRIPTS = ("findOwnedJob", "repairJob")
 """Scripts of ours, in `lua/`."""
 
 

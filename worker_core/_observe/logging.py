@@ -62,6 +62,7 @@ def _route_standard_library(
     root.handlers[:] = [handler]
     # httpx logs each request at info: that is one line a job.
     root.setLevel(max(level, logging.WARNING))
+    logging.getLogger("worker_core").setLevel(level)
 
 
 def _without_content(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -25,14 +26,15 @@ from worker_core.config import (
 from worker_core.durations import parse_duration
 from worker_core.errors import ConfigError, Fault, PluginError
 from worker_core.redis import Endpoint
+from worker_core.strict_json import item_path, key_path
 from worker_core.structure import InvalidData, kind_of, make_converter, structure
 
 if TYPE_CHECKING:
     from worker_core._runtime.plugins import Composition
 
-__all__ = ["KNOWN_VARIABLES", "Configuration", "Shown", "load"]
+__all__ = ["CORE_TABLES", "KNOWN_VARIABLES", "Configuration", "Shown", "load"]
 
-_CORE_TABLES: tuple[type[Any], ...] = (
+CORE_TABLES: tuple[type[Any], ...] = (
     WorkerSettings,
     RedisSettings,
     QueueSettings,
@@ -40,9 +42,13 @@ _CORE_TABLES: tuple[type[Any], ...] = (
     LogSettings,
 )
 
+_NO_ENGINE = "none"
+"""Reads better in a file than leaving a setting out that has a default."""
+
 KNOWN_VARIABLES: dict[str, tuple[str, ...]] = {
     "WORKER_TIMEOUT": ("chat",),
     "ALLOWED_MODELS": ("chat",),
+    "METRICS_ENABLED": ("health",),
     "MAX_CONCURRENT_REQUESTS": ("ollama",),
     "OLLAMA_BASE_URL": ("ollama",),
     "OLLAMA_TIMEOUT": ("ollama",),
@@ -86,46 +92,68 @@ def load(
     shown: list[Shown] = []
     core = _core(layers, faults, shown)
     plugins: list[tuple[PluginClass, object]] = []
-    for name in _enabled(core.worker):
+    for name, setting, source in _enabled(layers):
         try:
             plugin = import_plugin(name)
         except PluginError as error:
-            faults.append(Fault("worker.plugins", str(error)))
+            faults.append(Fault(f"worker.{setting}", str(error), source))
             continue
         plugins.append((plugin, _plugin_settings(layers, plugin, faults, shown)))
-    plugins.extend(
-        (plugin, _plugin_settings(layers, plugin, faults, shown)) for plugin in extra
-    )
+    plugins.extend((plugin, _plugin_settings(layers, plugin, faults, shown)) for plugin in extra)
     if faults:
         raise ConfigError(faults)
     notices = _notices(layers, [plugin for plugin, _ in plugins])
     return Configuration(core, tuple(plugins), tuple(shown), tuple(notices))
 
 
-def _enabled(worker: WorkerSettings) -> list[str]:
-    engine = [worker.engine] if worker.engine else []
-    return list(dict.fromkeys([*engine, *worker.plugins]))
+def _enabled(layers: Layers) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, setting, source) of each enabled plugin, the engine's first.
+
+    Read from the layers and not from the settings: where these have faults, those of the plugins
+    are to be told all the same.
+    """
+    table = layers.table(WorkerSettings.TABLE, WorkerSettings, [])
+    defaults = WorkerSettings()
+    engine = table.values.get("engine", defaults.engine)
+    names = table.values.get("plugins", defaults.plugins)
+    seen = {_NO_ENGINE}
+    for name, setting in (
+        (engine, "engine"),
+        *((name, "plugins") for name in (names if isinstance(names, list | tuple) else ())),
+    ):
+        if isinstance(name, str) and name not in seen:
+            seen.add(name)
+            yield name, setting, table.sources.get(setting, DEFAULT)
 
 
 def _core(layers: Layers, faults: list[Fault], shown: list[Shown]) -> CoreSettings:
-    known = [shape.TABLE for shape in _CORE_TABLES] + ["plugins"]
-    for name in layers.top_level():
-        if name not in known:
-            faults.append(Fault(name, _unknown("table", name, known), layers.file_name))
+    known = [shape.TABLE for shape in CORE_TABLES] + ["plugins"]
+    faults.extend(
+        Fault(name, _unknown("table", name, known), layers.file_name)
+        for name in layers.top_level()
+        if name not in known
+    )
     built = {
         shape.TABLE: _settings(layers.table(shape.TABLE, shape, faults), shape, faults, shown)
-        for shape in _CORE_TABLES
+        for shape in CORE_TABLES
     }
     core = CoreSettings(**{name: settings for name, settings in built.items() if settings})
-    # "none" reads better in a file than leaving a setting out that has a default.
-    if core.worker.engine == "none":
+    if core.worker.engine == _NO_ENGINE:
         core = attrs.evolve(core, worker=attrs.evolve(core.worker, engine=None))
-    try:
-        Endpoint.from_url(core.redis.url, password=core.redis.password)
-    except ConfigError as error:
-        source = next((one.source for one in shown if one.path == "redis.url"), None)
-        faults.extend(attrs.evolve(fault, source=source) for fault in error.faults)
+    faults.extend(_address_faults(layers))
     return core
+
+
+def _address_faults(layers: Layers) -> Iterator[Fault]:
+    """Yield the faults of `redis.url`; looked for also where another setting there has one."""
+    table = layers.table(RedisSettings.TABLE, RedisSettings, [])
+    url = table.values.get("url", RedisSettings().url)
+    if isinstance(url, str):
+        try:
+            Endpoint.from_url(url)
+        except ConfigError as error:
+            source = table.sources.get("url", DEFAULT)
+            yield from (attrs.evolve(fault, source=source) for fault in error.faults)
 
 
 def _plugin_settings(
@@ -133,7 +161,11 @@ def _plugin_settings(
 ) -> object:
     path = f"plugins.{plugin.info.name}"
     shape = plugin.settings or _NoSettings
-    return _settings(layers.table(path, shape, faults), shape, faults, shown)
+    try:
+        return _settings(layers.table(path, shape, faults), shape, faults, shown)
+    except Exception as error:  # noqa: BLE001  # a plugin's class: its types, its own checks
+        faults.append(Fault(path, f"{plugin.info}: its Settings cannot be used: {error!r}"))
+        return None
 
 
 @attrs.frozen
@@ -143,24 +175,19 @@ class _NoSettings:
 
 def _settings(table: Table, shape: type[Any], faults: list[Fault], shown: list[Shown]) -> Any:
     """Structure one table; returns `None` where it has faults."""
-    found = [
-        Fault(path, message, table.sources.get(name))
-        for name, path, message in _table_faults(table, shape)
-    ]
+    found = list(_unknown_keys(table.values, shape, ""))
     settings: Any = None
     try:
         settings = structure(table.values, shape, converter=_converter())
     except InvalidData as error:
-        for fault in error.faults:
-            name = fault.path.partition(".")[0].partition("[")[0]
-            path = f"{table.path}.{fault.path}"
-            found.append(Fault(path, fault.message, table.sources.get(name)))
+        found.extend((fault.path, fault.message) for fault in error.faults)
     if settings is not None and not found:
-        for name, message in _combinations(settings):
-            source = table.sources.get(name, DEFAULT)
-            found.append(Fault(f"{table.path}.{name}", message, source))
+        found.extend(_combinations(settings))
     if found:
-        faults.extend(found)
+        faults.extend(
+            Fault(key_path(table.path, path) if path else table.path, message, _source(table, path))
+            for path, message in found
+        )
         return None
     shown.extend(_show(table, settings))
     return settings
@@ -173,12 +200,12 @@ def _combinations(settings: object) -> Iterator[tuple[str, str]]:
         yield from check()
 
 
-def _table_faults(table: Table, shape: type[Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield (first name, path, message) for every key, nested ones too, that no field has."""
-    yield from (
-        (path.partition(".")[0].partition("[")[0], f"{table.path}.{path}", message)
-        for path, message in _unknown_keys(table.values, shape, "")
-    )
+def _source(table: Table, path: str) -> str:
+    """Return who said what stands at `path`; a name at the top may hold any character."""
+    for name, source in table.sources.items():
+        if path == name or path.startswith((f"{name}.", f"{name}[")):
+            return source
+    return DEFAULT
 
 
 def _unknown_keys(value: object, shape: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -186,15 +213,22 @@ def _unknown_keys(value: object, shape: Any, path: str) -> Iterator[tuple[str, s
         attrs.resolve_types(shape)
         fields = {field.name: field for field in attrs.fields(shape)}
         for name, inner in value.items():
-            inner_path = f"{path}.{name}" if path else str(name)
+            inner_path = key_path(path, str(name))
             if name not in fields:
                 yield inner_path, _unknown("key", str(name), list(fields))
             else:
                 yield from _unknown_keys(inner, fields[name].type, inner_path)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            for member in getattr(shape, "__args__", ()):
-                yield from _unknown_keys(item, member, f"{path}[{index}]")
+        return
+    # Lists, objects with free names, and "or": whatever stands in them has its own shape.
+    for member in get_args(shape):
+        if get_origin(shape) in {list, tuple} and isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                yield from _unknown_keys(item, member, item_path(path, index))
+        elif get_origin(shape) in {dict, Mapping} and isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from _unknown_keys(item, member, key_path(path, str(name)))
+        elif get_origin(shape) in {Union, UnionType}:
+            yield from _unknown_keys(value, member, path)
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
@@ -210,9 +244,7 @@ def _show(table: Table, settings: Any) -> Iterator[Shown]:
             value = "********"
         elif isinstance(value, str) and "@" in value and "://" in value:
             value = _without_password(value)
-        yield Shown(
-            f"{table.path}.{field.name}", value, table.sources.get(field.name, DEFAULT)
-        )
+        yield Shown(f"{table.path}.{field.name}", value, table.sources.get(field.name, DEFAULT))
 
 
 def _without_password(url: str) -> str:

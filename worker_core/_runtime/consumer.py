@@ -13,9 +13,9 @@ import structlog
 
 from worker_core._bullmq.calls import now_ms
 from worker_core._bullmq.job import StoredJob
-from worker_core._bullmq.replies import Claim, Nothing
+from worker_core._bullmq.replies import Claim, Nothing, may_have_run
 from worker_core._runtime.scope import RETURN_SECONDS
-from worker_core.errors import RedisError, ReplyLost
+from worker_core.errors import RedisError, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
     from worker_core._bullmq.queue import Queue
@@ -29,6 +29,7 @@ _LONGEST_LIMIT = timedelta(seconds=30)
 _CLAIM_SECONDS = 30.0
 """Longer than any reply: the link gives a sent call up before."""
 _REFUSED_PAUSE_MS = 1000
+_CLAIM_IN_DOUBT = "a claim was lost and Redis does not tell whether it brought a job"
 
 
 class Slot:
@@ -71,6 +72,7 @@ class Consumer:
         self._idle: deque[Slot] = deque()
         self._slot_freed = anyio.Event()
         self._closing = False
+        self._claiming = anyio.CancelScope()
         self._end_by = math.inf
         self._running = len(self._slots)
         self._ended = anyio.Event()
@@ -88,6 +90,8 @@ class Consumer:
     def close(self) -> None:
         """Take nothing more; slots end when their job has."""
         self._closing = True
+        # A claim under way is brought to its end, but not for as long as an outage lasts.
+        self._claiming.deadline = anyio.current_time() + RETURN_SECONDS
         while self._idle:
             self._idle.popleft().give(None)
 
@@ -160,7 +164,7 @@ class Consumer:
             # Waiting for a lost Redis may be cancelled; a call that was sent may not, for it may
             # have made a job active that nobody else knows of.
             await self._queue.link.wait_connected(within=math.inf)
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True) as self._claiming:
                 try:
                     with anyio.fail_after(_CLAIM_SECONDS):
                         return await self._queue.claim(slot.token)
@@ -168,8 +172,15 @@ class Consumer:
                     if owned := await self._find_claimed(slot):
                         return owned
                 except RedisError as error:
+                    # A script that stumbles over a job's field has made it active before.
+                    in_doubt = isinstance(error, ReplyError) and may_have_run(error)
+                    if in_doubt and (owned := await self._find_claimed(slot)):
+                        return owned
                     _log.error("no job can be claimed", queue=self.name, reason=str(error))
                     return Nothing(limited_ms=_REFUSED_PAUSE_MS)
+            if self._claiming.cancelled_caught:
+                _log.error(_CLAIM_IN_DOUBT, queue=self.name, reason="the worker stops")
+                return Nothing()
 
     async def _find_claimed(self, slot: Slot) -> StoredJob | None:
         """Ask whether a claim whose reply was lost brought a job."""
@@ -182,11 +193,7 @@ class Consumer:
                         continue
         except (TimeoutError, RedisError) as error:
             # If there is a job, its lock runs out and the stalled check puts it back.
-            _log.error(
-                "a claim was lost and Redis does not tell whether it brought a job",
-                queue=self.name,
-                reason=str(error) or "no reply in time",
-            )
+            _log.error(_CLAIM_IN_DOUBT, queue=self.name, reason=str(error) or "no reply in time")
             return None
 
     async def _wait_for_work(self, nothing: Nothing) -> None:

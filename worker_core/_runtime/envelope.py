@@ -65,7 +65,11 @@ def write_envelope(envelope: Envelope, answer: object) -> bytes:
     # The answer is written on its own, so that only its nulls make anyone look for a NaN.
     written = dumps(_in_wire_form(answer))
     whole = {"type": envelope.type, "answer": orjson.Fragment(written), **envelope.members()}
-    return orjson.dumps(whole)
+    try:
+        return orjson.dumps(whole)
+    except TypeError:
+        # Half an emoji in a warning or a model's name must not cost the answer.
+        return dumps(whole)
 
 
 def write_pointer(envelope: Envelope, *, key: str, size: int, ttl: timedelta) -> bytes:

@@ -14,7 +14,7 @@ from worker_core._observe.metrics import JobFigures
 from worker_core._runtime.context import Context
 from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
-from worker_core._runtime.failure import leading_error
+from worker_core._runtime.failure import leading_error, words_of
 from worker_core._runtime.progress import ProgressReporter
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core._runtime.settlement import (
@@ -68,6 +68,7 @@ class RunParts:
     results: ResultSettings
     outage_seconds: float
     """How long the writing of an outcome may take, an outage of Redis included."""
+    max_started_attempts: int | None
     notify: Callable[[JobEvent], None] | None
     """Tells the observers; `None` where there are none, so that events cost nothing."""
 
@@ -153,6 +154,9 @@ class Execution:
         if stored.deferred_failure is not None:
             # It stalled too often: whoever fetches it next must fail it without running it.
             return Failed(Unrecoverable(stored.deferred_failure))
+        most = self._parts.max_started_attempts
+        if most is not None and most < stored.attempts_started:
+            return Failed(Unrecoverable(f"the job was started more than {most} times"))
         try:
             request, warnings = self._parse(stored)
         except InvalidRequest as error:
@@ -232,7 +236,7 @@ class Execution:
         try:
             value = write_envelope(envelope, answer)
         except Exception as error:  # noqa: BLE001  # the answer is a plugin's: anything may be in it
-            return Failed(Unrecoverable(f"the answer cannot be published: {error}"))
+            return Failed(Unrecoverable(f"the answer cannot be published: {words_of(error)}"))
         results = self._parts.results
         if len(value) <= results.inline_limit:
             return Completed(value)
@@ -275,7 +279,7 @@ class Execution:
                 tokens_per_second=use.tokens_per_second,
             )
         )
-        reason = str(verdict.error) if isinstance(verdict, Failed) else None
+        reason = words_of(verdict.error) if isinstance(verdict, Failed) else None
         _log.debug(
             "job ended",
             job_id=run.job.id,

@@ -12,7 +12,7 @@ from worker_core.errors import JobError
 if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
 
-__all__ = ["is_retryable", "leading_error", "reason_text", "trace_list"]
+__all__ = ["is_retryable", "leading_error", "reason_text", "trace_list", "words_of"]
 
 _REASON_LIMIT = 8_000
 _TRACE_LIMIT = 16_000
@@ -43,10 +43,17 @@ def is_retryable(error: Exception) -> bool:
 
 def reason_text(error: Exception) -> bytes:
     """Return the failure's reason: never empty, always UTF-8, of bounded length."""
-    text = str(error).strip() or type(error).__name__
-    if not isinstance(error, JobError) and str(error).strip():
-        text = f"{type(error).__name__}: {text}"
+    said, name = words_of(error), type(error).__name__
+    text = f"{name}: {said}" if said and not isinstance(error, JobError) else said or name
     return _clean(text[:_REASON_LIMIT])
+
+
+def words_of(error: Exception) -> str:
+    """Return what an error says, which may be nothing; it may even fail to say it."""
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001  # foreign code, and no reason to leave its job active
+        return ""
 
 
 def trace_list(job: StoredJob, error: Exception) -> bytes:

@@ -15,6 +15,7 @@ import pluggy
 from worker_core import hookspecs
 from worker_core.engine import Engine
 from worker_core.errors import PluginError
+from worker_core.health import HealthCheck
 from worker_core.job import JobType
 from worker_core.service import Service
 
@@ -85,6 +86,7 @@ class Composition:
     job_types: tuple[JobType[Any], ...]
     services: tuple[Service, ...]
     observers: tuple[tuple[str, Callable[[JobEvent], None]], ...]
+    health_checks: tuple[HealthCheck, ...] = ()
 
 
 def find_plugins() -> dict[str, list[PluginInfo]]:
@@ -113,14 +115,12 @@ def import_plugin(name: str) -> PluginClass:
     if not inspect.isclass(cls):
         raise PluginError(name, f"{info}: {info.entry_point.value} is not a class")
     settings = getattr(cls, "Settings", None)
-    if settings is not None and not attrs.has(settings):
+    if settings is not None and not (inspect.isclass(settings) and attrs.has(settings)):
         raise PluginError(name, f"{info}: its Settings is not an attrs class")
     return PluginClass(info, cls, settings)
 
 
-def compose(
-    plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None
-) -> Composition:
+def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None) -> Composition:
     """Build the plugins, each with its settings, and ask them for what they provide.
 
     `plugins` are in configured order, the engine's among them; `engine` is the plugin whose engine
@@ -134,11 +134,13 @@ def compose(
     engines = _collect(manager, enabled, "worker_core_engines", Engine)  # type: ignore[type-abstract]  # for isinstance only
     job_types = _collect(manager, enabled, "worker_core_job_types", JobType)  # type: ignore[type-abstract]  # for isinstance only
     services = _collect(manager, enabled, "worker_core_services", Service)  # type: ignore[type-abstract]  # for isinstance only
-    _check_unique(job_types)
-    chosen = _choose_engine(engines, engine)
+    checks = _collect(manager, enabled, "worker_core_health_checks", HealthCheck)
+    _check_names(checks, taken={"redis", "queue", engine})
+    _check_job_types(job_types)
+    chosen = _choose_engine(enabled, engines, engine)
     for owner, job_type in job_types:
         if job_type.needs_engine and chosen is None:
-            raise PluginError(owner.name, f"job type {job_type.name!r} needs an engine, none is set")
+            raise _broken(owner, f"job type {job_type.name!r} needs an engine, none is set")
     return Composition(
         engine=chosen,
         job_types=tuple(job_type for _, job_type in job_types),
@@ -148,6 +150,7 @@ def compose(
             for plugin in enabled
             for impl in _implementations(manager, plugin, "worker_core_job_event")
         ),
+        health_checks=tuple(check for _, check in checks),
     )
 
 
@@ -158,9 +161,17 @@ def _register(manager: pluggy.PluginManager, plugin: PluginClass, settings: obje
         manager.register(instance, name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(name, f"{plugin.info}: {error}") from error
+        raise _broken(plugin.info, str(error)) from error
     except Exception as error:
-        raise PluginError(name, f"{plugin.info}: cannot be built: {error!r}") from error
+        raise _broken(plugin.info, f"cannot be built: {error!r}") from error
+    for caller in manager.get_hookcallers(instance) or ():
+        # A hook without a result, such as an observer's, would not be noticed when it is called.
+        if inspect.iscoroutinefunction(getattr(instance, caller.name)):
+            raise _broken(plugin.info, f"{caller.name} is async; hooks are synchronous")
+
+
+def _broken(info: PluginInfo, what: str) -> PluginError:
+    return PluginError(info.name, f"{info}: {what}")
 
 
 def _implementations(
@@ -180,10 +191,10 @@ def _collect(
             provided = _ask(plugin.info, impl, hook)
             for item in provided:
                 if not isinstance(item, kind):
-                    raise PluginError(
-                        plugin.info.name,
-                        f"{plugin.info}: {hook} returned {type(item).__name__}, "
-                        f"which is no {kind.__name__}",
+                    is_class = inspect.isclass(item)
+                    wrong = f"the class {item.__name__}" if is_class else type(item).__name__
+                    raise _broken(
+                        plugin.info, f"{hook} returned {wrong}, which is no {kind.__name__}"
                     )
                 collected.append((plugin.info, item))
     return collected
@@ -193,38 +204,54 @@ def _ask(info: PluginInfo, impl: pluggy.HookImpl, hook: str) -> list[Any]:
     try:
         provided = impl.function()
     except Exception as error:
-        raise PluginError(info.name, f"{info}: {hook} raised {error!r}") from error
+        raise _broken(info, f"{hook} raised {error!r}") from error
     if inspect.iscoroutine(provided):
         provided.close()
-        raise PluginError(info.name, f"{info}: {hook} is async; hooks are synchronous")
+        raise _broken(info, f"{hook} is async; hooks are synchronous")
     if not isinstance(provided, list | tuple):
-        raise PluginError(
-            info.name, f"{info}: {hook} returned {type(provided).__name__}, not a list"
-        )
+        raise _broken(info, f"{hook} returned {type(provided).__name__}, not a list")
     return list(provided)
 
 
-def _check_unique(job_types: Sequence[tuple[PluginInfo, JobType[Any]]]) -> None:
+def _check_job_types(job_types: Sequence[tuple[PluginInfo, JobType[Any]]]) -> None:
     names: dict[str, PluginInfo] = {}
     queues: dict[str, PluginInfo] = {}
     for owner, job_type in job_types:
+        try:
+            name, specs, request = job_type.name, tuple(job_type.queues), job_type.request
+        except Exception as error:  # properties of plugins run foreign code
+            raise _broken(owner, f"{type(job_type).__name__}: {error!r}") from error
+        if not (inspect.isclass(request) and attrs.has(request)):
+            raise _broken(owner, f"job type {name!r}: its request class is not an attrs class")
+        if not specs:
+            raise _broken(owner, f"job type {name!r} has no queue")
         for seen, key, what in (
-            (names, job_type.name, "job type"),
-            *((queues, spec.name, "queue") for spec in job_type.queues),
+            (names, name, "job type"),
+            *((queues, spec.name, "queue") for spec in specs),
         ):
             if key in seen:
-                raise PluginError(owner.name, f"the {what} {key!r} is {seen[key].name}'s already")
+                first = seen[key]
+                raise _broken(owner, f"the {what} {key!r} is {first.name}'s already ({first})")
             seen[key] = owner
-        if not job_type.queues:
-            raise PluginError(owner.name, f"job type {job_type.name!r} has no queue")
+
+
+def _check_names(checks: Sequence[tuple[PluginInfo, HealthCheck]], taken: set[str | None]) -> None:
+    for owner, check in checks:
+        if check.name in taken:
+            raise _broken(owner, f"a health check {check.name!r} is there already")
+        taken.add(check.name)
 
 
 def _choose_engine(
-    engines: Sequence[tuple[PluginInfo, Engine]], wanted: str | None
+    enabled: Sequence[PluginClass], engines: Sequence[tuple[PluginInfo, Engine]], wanted: str | None
 ) -> Engine | None:
     if wanted is None:
         return None
     for owner, engine in engines:
         if owner.name == wanted:
             return engine
-    raise PluginError(wanted, "is set as [worker] engine and provides none")
+    said = "is set as [worker] engine and provides none"
+    for plugin in enabled:
+        if plugin.info.name == wanted:
+            raise _broken(plugin.info, said)
+    raise PluginError(wanted, said)

@@ -22,7 +22,7 @@ _INTERVAL_SECONDS = 0.5
 class ProgressReporter:
     """One job's progress. The first value goes out at once, later ones when their time has come."""
 
-    __slots__ = ("_job_id", "_next_at", "_pending", "_pump", "_queue")
+    __slots__ = ("_closed", "_job_id", "_next_at", "_pending", "_pump", "_queue")
 
     def __init__(self, pump: ProgressPump, queue: Queue, job_id: str) -> None:
         self._pump = pump
@@ -30,9 +30,13 @@ class ProgressReporter:
         self._job_id = job_id
         self._pending: object = None
         self._next_at = 0.0
+        self._closed = False
 
     def report(self, value: object) -> None:
         """Publish `value`, now or soon; what is not JSON is logged and dropped, null says nothing."""
+        # A task of the job type's own may outlive the job that it reports for.
+        if value is None or self._closed:
+            return
         self._pending = value
         if anyio.current_time() >= self._next_at:
             self.flush()
@@ -61,6 +65,7 @@ class ProgressReporter:
 
     def close(self) -> None:
         """Drop what is pending: the job has ended, and its result says more."""
+        self._closed = True
         self._pending = None
         self._pump.forget(self)
 

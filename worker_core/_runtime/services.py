@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from worker_core._observe.metrics import WorkerMetrics
+    from worker_core.health import WorkerStatus
     from worker_core.redis import Redis
     from worker_core.service import RestartPolicy, Service
 
@@ -34,6 +35,7 @@ class ServiceSurroundings:
     redis: Redis
     registry: CollectorRegistry
     log: FilteringBoundLogger
+    status: WorkerStatus
     stop: Callable[[str], None]
 
     def request_stop(self, reason: str) -> None:
@@ -51,8 +53,9 @@ async def supervise(
 ) -> None:
     """Run a service until cancelled or until it returns; start it again when it crashes.
 
-    Its first start is waited for, whatever it ends in. When the budget is spent, `on_spent` gets
-    the error: the worker then stops in its own time, and nothing is torn here.
+    `started()` comes when its first start has ended, whatever it ended in. When the budget is
+    spent, `on_spent` gets the error: the worker then stops in its own time, and nothing is torn
+    here.
     """
     first_start = _Once(task_status)
     crashes: deque[float] = deque()
@@ -60,11 +63,9 @@ async def supervise(
         try:
             # A task group of its own: what the service started ends with it.
             async with anyio.create_task_group() as tasks:
-                await tasks.start(service.run, surroundings)
+                await tasks.start(_run, service, surroundings)
                 first_start.started()
-            return
-        except* Exception as group:
-            first_start.started()
+        except* Exception as group:  # noqa: BLE001  # a plugin's fault; the policy says what follows
             crashes.append(anyio.current_time())
             spent = _budget_spent(service.restart, crashes)
             if spent:
@@ -72,9 +73,18 @@ async def supervise(
             else:
                 metrics.service_restarted(service.name)
                 _log.error("service crashed; starting it again", service=service.name, exc_info=group)
+        else:
+            return
+        first_start.started()
         if spent:
             return
         await anyio.sleep(_backoff(service.restart, len(crashes)))
+
+
+async def _run(
+    service: Service, surroundings: ServiceSurroundings, *, task_status: TaskStatus[None]
+) -> None:
+    await service.run(surroundings, task_status=task_status)
 
 
 class _Once:

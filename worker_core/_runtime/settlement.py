@@ -15,9 +15,9 @@ import structlog
 
 from worker_core._bullmq.attempts import GiveUp, RetryAfter, next_step
 from worker_core._bullmq.calls import Failure, Finish
-from worker_core._bullmq.replies import Claim, Finished, Nothing, Refusal
+from worker_core._bullmq.replies import Claim, Finished, Nothing, Refusal, may_have_run
 from worker_core._runtime.failure import is_retryable, reason_text, trace_list
-from worker_core.errors import ReplyError, ReplyLost, RedisUnavailable, Unrecoverable
+from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost, Unrecoverable
 from worker_core.job import Outcome
 
 if TYPE_CHECKING:
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from worker_core._bullmq.queue import Queue
     from worker_core._bullmq.replies import Settled
 
-__all__ = ["Completed", "Failed", "LargeResult", "Lost", "Returned", "Settlement", "Settler", "Verdict"]
+__all__ = [
+    "Completed",
+    "Failed",
+    "LargeResult",
+    "Lost",
+    "Returned",
+    "Settlement",
+    "Settler",
+    "Verdict",
+]
 
 T = TypeVar("T")
 
@@ -92,6 +101,8 @@ class Settler:
 
     async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
         """Write the verdict down; the caller bounds and shields this."""
+        if job.repairs and not isinstance(verdict, Lost):
+            await self._repeat(lambda: self._queue.repair(job))
         match verdict:
             case Completed(value, large):
                 if large is not None:
@@ -114,12 +125,7 @@ class Settler:
                 return await self._fail(job, token, error)
             case Refusal.FAILED_CHILDREN:
                 return await self._fail(job, token, Unrecoverable("a child of the job has failed"))
-            case (
-                Refusal.JOB_GONE
-                | Refusal.LOCK_GONE
-                | Refusal.LOCK_STOLEN
-                | Refusal.NOT_ACTIVE
-            ):
+            case Refusal.JOB_GONE | Refusal.LOCK_GONE | Refusal.LOCK_STOLEN | Refusal.NOT_ACTIVE:
                 return _lost(job, ended)
 
     async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
@@ -145,13 +151,15 @@ class Settler:
         while True:
             fetch_next = self._may_fetch()
             try:
-                ended = await self._persist(
+                ended = await self._move(
+                    job,
+                    token,
                     lambda: self._queue.finish(
                         job,
                         token,
                         ending,
                         fetch_next=fetch_next,  # noqa: B023  # called at once, in this round
-                    )
+                    ),
                 )
             except ReplyLost:
                 unsure = True
@@ -175,8 +183,10 @@ class Settler:
         unsure = False
         while True:
             try:
-                refusal = await self._persist(
-                    lambda: self._queue.retry(job, token, failure, delay_ms=delay_ms)
+                refusal = await self._move(
+                    job,
+                    token,
+                    lambda: self._queue.retry(job, token, failure, delay_ms=delay_ms),
                 )
             except ReplyLost:
                 unsure = True
@@ -194,15 +204,18 @@ class Settler:
             return _lost(job, Refusal.LOCK_GONE)
 
     async def _give_back(self, job: StoredJob, token: str) -> Settlement:
+        unsure = False
         while True:
             try:
-                refusal = await self._persist(lambda: self._queue.give_back(job, token))
+                refusal = await self._move(job, token, lambda: self._queue.give_back(job, token))
             except ReplyLost:
+                unsure = True
                 if (await self._ask(job, token)).owned:
                     continue
                 # Given back, or lost before: either way it is not ours, and no attempt is spent.
                 return Settlement(Outcome.RETURNED)
-            if refusal is None:
+            # Refused after a lost reply: the first call ran after all, or as above.
+            if refusal is None or unsure:
                 return Settlement(Outcome.RETURNED)
             return _lost(job, refusal)
 
@@ -223,6 +236,23 @@ class Settler:
             except ReplyLost:
                 continue
 
+    async def _move(self, job: StoredJob, token: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call that moves the job; raises `ReplyLost` where what it did must be asked for.
+
+        An error does not mean that nothing was done: the script that finishes a job fetches the
+        next one, and may fail there.
+        """
+
+        async def ask_after_error() -> T:
+            try:
+                return await call()
+            except ReplyError as error:
+                if not may_have_run(error) or (await self._ask(job, token)).owned:
+                    raise
+                raise ReplyLost(f"the script failed half way: {error}") from error
+
+        return await self._persist(ask_after_error)
+
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call again while the server refuses it, for instance because its memory is full."""
         pause = _FIRST_PAUSE_SECONDS
@@ -237,5 +267,7 @@ class Settler:
 
 
 def _lost(job: StoredJob, refusal: Refusal) -> Settlement:
-    _log.warning("job lost: another worker has it, or it was removed", job_id=job.id, why=refusal.name)
+    _log.warning(
+        "job lost: another worker has it, or it was removed", job_id=job.id, why=refusal.name
+    )
     return Settlement(Outcome.LOST)

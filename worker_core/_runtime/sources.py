@@ -68,11 +68,10 @@ class Layers:
     ) -> tuple[Layers, list[Fault]]:
         """Read every source; `.env` is looked for in the working directory by default."""
         data, faults = read_file(path) if path is not None else ({}, [])
-        dotenv = dotenv_values(dotenv_path or Path.cwd() / ".env")
         layers = cls(
             file=data,
             file_name=str(path),
-            dotenv={name: value for name, value in dotenv.items() if value is not None},
+            dotenv=_read_dotenv(dotenv_path or Path.cwd() / ".env", faults),
             environ=os.environ if environ is None else environ,
             flags=flags,
         )
@@ -123,6 +122,15 @@ class Layers:
         return dict.fromkeys(self.dotenv, ".env") | dict.fromkeys(self.environ, "environment")
 
 
+def _read_dotenv(path: Path, faults: list[Fault]) -> dict[str, str]:
+    try:
+        values = dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(Fault("", f"cannot be read: {error}", str(path)))
+        return {}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _set_from_text(
     table: Table,
     field: attrs.Attribute[Any],
@@ -159,6 +167,8 @@ def _read_duration(text: str, info: SettingInfo) -> timedelta:
     if info.env_unit is not None:
         try:
             return float(text) * info.env_unit.value
+        except OverflowError:
+            raise ValueError(f"a duration too long to be meant: {text!r}") from None
         except ValueError:
             pass  # with a unit of its own, then
     return parse_duration(text)

@@ -3,14 +3,15 @@
 The tree, outside in. What stands outside outlives what stands inside it:
 
     links            the Redis connections, opened first, closed last
-    ├ services       beside the jobs, restarted with backoff; alive while draining, to say so
-    └ keepers        one per queue: renews the locks of all its running jobs in one call;
-      │              and the progress pump
-      └ plugins      engine and job types, entered after the links, left after the last job
-        └ loads      models being loaded: they belong to the worker, no job's end stops them
-          └ slots    one long-lived task each; one scope per job, shielded from everything but
-            │        its own reasons, with a deadline that the drain may only shorten
-            └ claimers   one per queue: get a slot first, then claim; block only when idle
+    └ services       beside the jobs, restarted with backoff; there before Redis is and while
+      │              draining, to say so; the watchdog's pulse
+      └ keepers      one per queue: renews the locks of all its running jobs in one call; the
+        │            stalled check; the progress pump
+        └ plugins    engine and job types, entered after the links, left after the last job
+          └ loads    models being loaded: they belong to the worker, no job's end stops them
+            └ slots  one long-lived task each; one scope per job, shielded from everything but
+              │      its own reasons, with a deadline that the drain may only shorten
+              └ claimers   one per queue: get a slot first, then claim; block only when idle
 
 So a claimer that crashes cannot end the slots, a slot that crashes cannot end the keeper, and
 every result is written while its lock is still renewed. A task that crashes does not let its error
@@ -32,6 +33,7 @@ A second request skips to the return.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -52,9 +54,13 @@ from worker_core._runtime.observers import notifier
 from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.services import ServiceSurroundings, supervise
 from worker_core._runtime.settlement import Settler
+from worker_core._runtime.status import Status, engine_check, queue_check, redis_check
+from worker_core._runtime.sweeper import sweep_stalled
+from worker_core._runtime.watchdog import Watchdog
 from worker_core.engine import Host
 from worker_core.errors import PluginError
 from worker_core.errors import RedisUnavailable
+from worker_core.health import Phase
 from worker_core.redis import Endpoint, LinkOptions, Redis, open_blocking_link, open_link
 
 if TYPE_CHECKING:
@@ -67,11 +73,13 @@ if TYPE_CHECKING:
     from worker_core.engine import Engine
     from worker_core.job import JobType, QueueSpec
     from worker_core.redis import Link, LinkState
+    from worker_core.service import Service
 
 __all__ = ["Worker"]
 
 _log = structlog.get_logger("worker_core.worker")
 
+_SERVICE_START_SECONDS = 10.0
 _CLOSE_SECONDS = 10.0
 """How long engine and job types may take to close."""
 
@@ -96,7 +104,9 @@ class Worker:
         self._stop_hurried = anyio.Event()
         self._crashes: list[Exception] = []
         self._pump = ProgressPump()
+        self._watchdog = Watchdog(settings.worker.freeze_limit)
         self.metrics = WorkerMetrics(settings.worker.id)
+        self.status = Status(settings.worker.id, self.metrics, self._watchdog)
 
     def request_stop(self, reason: str) -> None:
         """Begin the phased stop; a second request skips the grace."""
@@ -106,6 +116,7 @@ class Worker:
         else:
             grace = self._settings.worker.grace.total_seconds()
             _log.info("stopping", reason=reason, grace_seconds=grace)
+            self.status.phase = Phase.DRAINING
             self._stop_requested.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -126,18 +137,15 @@ class Worker:
                     on_state=self._on_link_state,
                 )
             )
-            if await self._connects(link):
-                feeds = [
-                    await links.enter_async_context(_open_feed(self._settings, link, job_type, spec))
-                    for job_type in self._composition.job_types
-                    for spec in job_type.queues
-                ]
-                await self._run_beside(link, feeds, task_status)
+            with self._watchdog.watching():
+                await self._run_services(link, task_status)
         if self._crashes:
             raise ExceptionGroup("the worker stopped because parts of it crashed", self._crashes)
 
     def _on_link_state(self, state: LinkState) -> None:
         self.metrics.redis_reconnects(state.reconnects)
+        if state.connected:
+            _log.info("connected to Redis", reconnects=state.reconnects)
 
     async def _connects(self, link: Link) -> bool:
         """Wait for the first connection; `False` when a stop was requested before it came."""
@@ -159,29 +167,94 @@ class Worker:
             raise failure
         return not self._stop_requested.is_set()
 
-    async def _run_beside(
-        self, link: Link, feeds: list[_Feed], task_status: TaskStatus[None]
-    ) -> None:
-        """The level of the services, and in it that of the keepers."""
+    async def _run_services(self, link: Link, task_status: TaskStatus[None]) -> None:
+        """The level of the services: there before Redis is, to say that it is not."""
+        composition = self._composition
+        self.status.add_checks(redis_check(link))
+        if composition.engine is not None:
+            self.status.add_checks(engine_check(composition.engine))
+        self.status.add_checks(queue_check(self.status), *composition.health_checks)
+        failure: RedisUnavailable | None = None
         async with anyio.create_task_group() as services:
-            for service in self._composition.services:
-                surroundings = ServiceSurroundings(
-                    worker_id=self._settings.worker.id,
-                    redis=Redis(link),
-                    registry=self.metrics.registry,
-                    log=structlog.get_logger("worker_core.service").bind(service=service.name),
-                    stop=self.request_stop,
-                )
-                await services.start(
-                    supervise, service, surroundings, self.metrics, self._crash
-                )
+            services.start_soon(self._guarded, self._watchdog.pulse)
+            for service in composition.services:
+                await self._start_service(services, service, link)
+            try:
+                connected = await self._connects(link)
+            except RedisUnavailable as error:
+                # Raised below: out of the group it would come wrapped.
+                connected, failure = False, error
+            if connected:
+                await self._run_keepers(link, task_status)
+            services.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _start_service(self, services: TaskGroup, service: Service, link: Link) -> None:
+        """Start a service and wait until it is ready, but not for ever: jobs do not need it."""
+        started = anyio.Event()
+
+        class Started:
+            def started(self, value: None = None) -> None:
+                started.set()
+
+        run = partial(
+            supervise,
+            service,
+            self._surroundings(link, service.name),
+            self.metrics,
+            self._crash,
+            # Not by `start()`: giving up on that would cancel the service.
+            task_status=Started(),
+        )
+        services.start_soon(run)
+        with anyio.move_on_after(_SERVICE_START_SECONDS) as waiting:
+            await started.wait()
+        if waiting.cancelled_caught:
+            _log.warning("a service is slow to start; going on", service=service.name)
+
+    def _surroundings(self, link: Link, service: str) -> ServiceSurroundings:
+        return ServiceSurroundings(
+            worker_id=self._settings.worker.id,
+            redis=Redis(link),
+            registry=self.metrics.registry,
+            log=structlog.get_logger("worker_core.service").bind(service=service),
+            status=self.status,
+            stop=self.request_stop,
+        )
+
+    async def _run_keepers(self, link: Link, task_status: TaskStatus[None]) -> None:
+        """The level of the keepers and of what else outlives the jobs."""
+        config = self._settings.queue
+        async with AsyncExitStack() as links:
+            feeds = [
+                await links.enter_async_context(_open_feed(self._settings, link, job_type, spec))
+                for job_type in self._composition.job_types
+                for spec in job_type.queues
+            ]
             async with anyio.create_task_group() as keepers:
                 keepers.start_soon(self._guarded, self._pump.run)
                 for feed in feeds:
+                    self.status.add_gauge(partial(self._measure_depth, feed.queue))
                     keepers.start_soon(self._guarded, feed.keeper.run)
+                    sweep = partial(
+                        sweep_stalled,
+                        feed.queue,
+                        interval=config.stalled_interval,
+                        max_stalled_count=config.max_stalled_count,
+                    )
+                    keepers.start_soon(self._guarded, sweep)
                 await self._run_plugins(link, feeds, task_status)
                 keepers.cancel_scope.cancel()
-            services.cancel_scope.cancel()
+
+    async def _measure_depth(self, queue: Queue) -> None:
+        self.metrics.queue_depth(queue.keys.name, await queue.counts())
+
+    async def _measure_models(self, engine: Engine) -> None:
+        loaded: set[str] = set()
+        for host in engine.hosts:
+            loaded |= await host.loaded_models()
+        self.metrics.models_loaded(len(loaded))
 
     async def _run_plugins(
         self, link: Link, feeds: list[_Feed], task_status: TaskStatus[None]
@@ -192,6 +265,8 @@ class Worker:
                 if self._composition.engine is not None:
                     await entered.enter_async_context(self._composition.engine)
                     _check_hosts(self._composition.engine)
+                    measure = partial(self._measure_models, self._composition.engine)
+                    self.status.add_gauge(measure)
                 for job_type in self._composition.job_types:
                     await entered.enter_async_context(job_type)
                 async with anyio.create_task_group() as loads:
@@ -213,6 +288,7 @@ class Worker:
             metrics=self.metrics,
             results=self._settings.results,
             outage_seconds=self._settings.redis.outage_timeout.total_seconds(),
+            max_started_attempts=self._settings.queue.max_started_attempts,
             notify=notifier(self._composition.observers),
         )
         return [
@@ -239,23 +315,43 @@ class Worker:
             for consumer in consumers:
                 for slot in consumer.slots:
                     slots.start_soon(self._guarded, consumer.run_slot, slot)
+            try:
+                await self._claim_until_stopped(feeds, consumers, task_status)
+            except BaseException:
+                # What stands outside has crashed, such as a task of a job type's own. Running jobs
+                # are shielded and may wait for just that: they get the grace, no more.
+                if not self._stop_requested.is_set():
+                    self.request_stop("a part of the worker crashed")
+                self._drain(feeds, consumers)
+                raise
+
+    async def _claim_until_stopped(
+        self, feeds: list[_Feed], consumers: list[Consumer], task_status: TaskStatus[None]
+    ) -> None:
+        """The level of the claimers; returns when the last job has ended."""
+        async with anyio.create_task_group() as hurry:
             async with anyio.create_task_group() as claimers:
                 for consumer in consumers:
                     claimers.start_soon(self._guarded, consumer.run_claimer)
+                if not self._stop_requested.is_set():
+                    self.status.phase = Phase.RUNNING
                 _log.info("ready", queues=[feed.queue.keys.name for feed in feeds])
                 task_status.started()
                 await self._stop_requested.wait()
-                # Closed first: what a claim under way brings now is given back, not begun.
-                for consumer in consumers:
-                    consumer.close()
-                claimers.cancel_scope.cancel()
-            drained_at = anyio.current_time() + self._settings.worker.grace.total_seconds()
-            _end_jobs(feeds, consumers, drained_at)
-            async with anyio.create_task_group() as hurry:
+                # The grace runs from here, also where a claim under way is slow to end.
+                self._drain(feeds, consumers)
                 hurry.start_soon(self._end_early, feeds, consumers)
-                for consumer in consumers:
-                    await consumer.ended()
-                hurry.cancel_scope.cancel()
+                claimers.cancel_scope.cancel()
+            for consumer in consumers:
+                await consumer.ended()
+            hurry.cancel_scope.cancel()
+
+    def _drain(self, feeds: list[_Feed], consumers: list[Consumer]) -> None:
+        grace = self._settings.worker.grace.total_seconds()
+        _end_jobs(feeds, consumers, anyio.current_time() + grace)
+        # Closed before a claim can end: what it brings now is given back, not begun.
+        for consumer in consumers:
+            consumer.close()
 
     async def _end_early(self, feeds: list[_Feed], consumers: list[Consumer]) -> None:
         await self._stop_hurried.wait()
@@ -265,7 +361,7 @@ class Worker:
         """Run a task of the tree; its crash stops the worker in phases instead of tearing it."""
         try:
             await task(*args)
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001  # kept, and raised at the end
             self._crash(group)
 
     def _crash(self, error: Exception) -> None:
@@ -309,6 +405,7 @@ async def _open_feed(
                 lock_ms=int(config.lock_duration.total_seconds() * 1000),
                 keep_completed=_keep(config.keep_completed),
                 keep_failed=_keep(config.keep_failed),
+                chart_minutes=config.chart_minutes,
             ),
             drain_delay=config.drain_delay,
         )

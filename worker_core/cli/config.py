@@ -47,7 +47,8 @@ def show(
     table = Table("setting", "value", "source")
     for one in configuration.shown:
         table.add_row(one.path, _text(one), one.source)
-    Console().print(table)
+    # An address such as [fe80::1] is no markup.
+    Console(markup=False, emoji=False).print(table)
     for notice in configuration.notices:
         click.echo(f"notice: {notice}", err=True)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 import click
 
-from worker_core.cli.options import refuse
+from worker_core.cli.options import Duration, fail, refuse
+from worker_core.cli.redis_options import place_of, redis_options
 from worker_core.client import (
     AddOptions,
     ClientError,
@@ -22,9 +23,7 @@ from worker_core.client import (
     Result,
     SyncClient,
 )
-from worker_core.config import QueueSettings, RedisSettings
-from worker_core.durations import parse_duration
-from worker_core.errors import ConfigError, Fault, InvalidRequest, RedisError
+from worker_core.errors import ConfigError, InvalidRequest, RedisError
 from worker_core.strict_json import loads
 
 if TYPE_CHECKING:
@@ -32,35 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["group"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_EXIT_FAILED = 1
 _PATIENCE = timedelta(seconds=3)
 """People at a terminal wait less for a server that is away than programs do."""
-
-
-def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _client_options(command: F) -> F:
-    """Add the options that say where the queues are."""
-    for option in (
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="A TOML file; of it only [redis] and [queue] are read.",
-        ),
-        click.option(
-            "--prefix", help="What the queues' keys begin with; overrides [queue] prefix."
-        ),
-        click.option("--redis-url", help="Where the queues are; overrides [redis] url."),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group("jobs")
@@ -83,7 +55,7 @@ def group() -> None:
 @click.option("--priority", default=0, help="1 is the most urgent; without one a job is first.")
 @click.option(
     "--delay",
-    callback=_duration,
+    type=Duration(),
     metavar="DURATION",
     default="0s",
     help="Start no sooner: 5s, 1m30s.",
@@ -92,14 +64,14 @@ def group() -> None:
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @click.option(
     "--timeout",
-    callback=_duration,
+    type=Duration(),
     metavar="DURATION",
     default="5m",
     show_default=True,
     help="How long.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: with --wait the whole result.")
-@_client_options
+@redis_options
 def add(
     *,
     job_type: str,
@@ -143,7 +115,7 @@ def add(
 @click.option("--queue", default="llm-chat", show_default=True, help="Where it is.")
 @click.option("--trace", is_flag=True, help="Print the trace of each failed attempt.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all there is.")
-@_client_options
+@redis_options
 def show(
     *,
     job_id: str,
@@ -159,7 +131,7 @@ def show(
     with _client(config, prefix, redis_url) as client:
         view = client.get(ref)
     if view is None:
-        _fail(f"{ref} does not exist")
+        fail(f"{ref} does not exist")
     if as_json:
         click.echo(json.dumps(_plain_view(view), indent=2))
         return
@@ -173,43 +145,18 @@ def show(
 @contextmanager
 def _client(config: Path | None, prefix: str | None, redis_url: str | None) -> Iterator[SyncClient]:
     """Connect; end the command with words for whatever goes wrong."""
-    url, password, chosen_prefix = _where(config, prefix, redis_url)
+    place = place_of(config, prefix, redis_url)
     try:
-        with SyncClient(url, password=password, prefix=chosen_prefix, patience=_PATIENCE) as client:
+        with SyncClient(
+            place.url, password=place.password, prefix=place.prefix, patience=_PATIENCE
+        ) as client:
             yield client
     except ConfigError as error:
         refuse(error)
     except (ClientError, RedisError) as error:
-        _fail(str(error))
+        fail(str(error))
     except ValueError as error:  # a queue's name that cannot be one
         raise click.UsageError(str(error)) from None
-
-
-def _where(
-    config: Path | None, prefix: str | None, redis_url: str | None
-) -> tuple[str, str | None, str]:
-    """Return URL, password and prefix, from the same sources as a worker's, or refuse them."""
-    from worker_core._runtime.sources import Layers  # noqa: PLC0415  # not for --help
-
-    flags = {"redis.url": redis_url, "queue.prefix": prefix}
-    layers, faults = Layers.read(config, flags=flags)
-    # Faults in other settings are the worker's business: these tables hold more than is used here.
-    redis = layers.table(RedisSettings.TABLE, RedisSettings, []).values
-    queue = layers.table(QueueSettings.TABLE, QueueSettings, []).values
-    url = redis.get("url", RedisSettings().url)
-    password = redis.get("password")
-    chosen_prefix = queue.get("prefix", QueueSettings().prefix)
-    for path, value in (("redis.url", url), ("queue.prefix", chosen_prefix)):
-        if not isinstance(value, str) or not value:
-            faults.append(Fault(path, "expected text", layers.file_name))
-    if faults:
-        refuse(ConfigError(faults))
-    return str(url), None if password is None else str(password), str(chosen_prefix)
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(_EXIT_FAILED)
 
 
 def _job_data(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from worker_core.durations import parse_duration
 from worker_core.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
@@ -15,8 +17,17 @@ if TYPE_CHECKING:
 
     from worker_core._runtime.configuration import Configuration
 
-__all__ = ["EXIT_REFUSED", "config_options", "load_configuration", "refuse"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_REFUSED",
+    "Duration",
+    "config_options",
+    "fail",
+    "load_configuration",
+    "refuse",
+]
 
+EXIT_FAILED = 1
 EXIT_REFUSED = 2
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -63,6 +74,32 @@ def _names(plugins: str | None) -> list[str] | None:
     if plugins is None:
         return None
     return [name.strip() for name in plugins.split(",") if name.strip()]
+
+
+class Duration(click.ParamType[timedelta]):
+    """An option that takes a duration such as `5s`, of at least `shortest`."""
+
+    name = "duration"
+
+    def __init__(self, shortest: timedelta = timedelta()) -> None:
+        self._shortest = shortest
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read the text, or end the command with words."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return max(parse_duration(str(value)), self._shortest)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong and exit with 1."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(EXIT_FAILED)
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -56,7 +56,7 @@ def list_plugins(
         shown = row.fault or ", ".join(row.hooks)
         enabled_text = "yes" if row.enabled else "no"
         table.add_row(row.name, row.distribution, row.version, enabled_text, shown)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 @attrs.frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import click
@@ -14,6 +14,8 @@ from worker_core.cli.run import run, run_worker
 __all__ = ["main"]
 
 _GROUPS = {
+    "health": "Ask a worker how it is.",
+    "queue": "Look at queues.",
     "demo": "Run chat jobs on a real model, everything embedded.",
     "config": "Show and check settings.",
     "jobs": "Add jobs and look at them.",
@@ -38,8 +40,7 @@ class _LazyGroups(click.Group):
             command: click.Command = module.group
             return command
         for entry_point in entry_points(group=_COMMANDS, name=cmd_name):
-            loaded: click.Command = entry_point.load()
-            return loaded
+            return _load(entry_point)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -52,6 +53,20 @@ class _LazyGroups(click.Group):
             rows.append((name, own.get_short_help_str() if own else "From a plugin."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _load(entry_point: EntryPoint) -> click.Command:
+    dist = entry_point.dist
+    owner = f"{dist.name} {dist.version}" if dist else "an unknown distribution"
+    try:
+        loaded = entry_point.load()
+    except Exception as error:  # importing runs foreign code
+        raise click.ClickException(
+            f"command {entry_point.name!r} cannot be imported from {owner}: {error!r}"
+        ) from error
+    if not isinstance(loaded, click.Command):
+        raise click.ClickException(f"command {entry_point.name!r} of {owner} is no click command")
+    return loaded
 
 
 @click.group(cls=_LazyGroups, invoke_without_command=True)

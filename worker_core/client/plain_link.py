@@ -81,7 +81,7 @@ class PlainLink:
         except self._errors.ResponseError as error:
             raise ReplyError(str(error)) from None
         except (self._errors.ConnectionError, self._errors.TimeoutError) as error:
-            connection.disconnect()
+            # redis-py has closed the connection.
             raise ReplyLost(f"sent, but its reply never came: {error}") from None
         except BaseException:
             # Ctrl-C between a call and its reply: the next call must not be given this one's.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
 from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost
 from worker_core.redis.connection import BROKEN, REFUSALS, Connection, connect, describe
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BlockingLink", "open_blocking_link"]
 
 _RANDOM = random.SystemRandom()
+_log = logging.getLogger(__name__)
 
 # A server that becomes a replica ends its blocked calls with UNBLOCKED; they did nothing.
 _REFUSALS = REFUSALS | {"UNBLOCKED"}
@@ -45,7 +46,6 @@ class BlockingLink:
         self._failures = 0
         self._doubted = False
         self._guard = anyio.ResourceGuard("calling on")
-        self._log = structlog.get_logger(__name__).bind(server=str(connector.endpoint))
 
     @property
     def endpoint(self) -> Endpoint:
@@ -114,9 +114,9 @@ class BlockingLink:
 
     def _note_failure(self, reason: str) -> None:
         # The first of a row is news, the others are the same outage.
-        log = self._log.debug if self._failures else self._log.warning
+        level = logging.DEBUG if self._failures else logging.WARNING
         self._failures += 1
-        log("the blocking connection to Redis failed", reason=reason)
+        _log.log(level, "the blocking connection to %s failed: %s", self.endpoint, reason)
 
 
 async def _ask(connection: Connection, args: tuple[Arg, ...], within: float) -> Reply:

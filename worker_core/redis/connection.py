@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import anyio
 import attrs
 import hiredis
-import structlog
 
 from worker_core.errors import RedisUnavailable, ReplyError
 from worker_core.redis.resp import Arg, Reply, new_parser, pack
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker_core.redis.endpoint import Endpoint
     from worker_core.redis.script import Script
     from worker_core.redis.topology import Connector
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["BROKEN", "REFUSALS", "Connection", "connect", "describe"]
 
@@ -151,9 +153,7 @@ async def _handshake(connection: Connection, steps: list[_Step]) -> None:
         if not isinstance(reply, ReplyError):
             continue
         if reply.code == "NOPERM" and step.optional is not None:
-            structlog.get_logger(__name__).info(
-                "the Redis user may not call this; going on without", call=step.optional
-            )
+            _log.info("the Redis user may not call %s; going on without", step.optional)
         elif reply.code in _CREDENTIALS:
             raise RedisUnavailable(f"{reply} (check the URL's user and password)") from reply
         else:

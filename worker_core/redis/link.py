@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import attrs
-import structlog
 import trio
 
 from worker_core.errors import LinkClosed, RedisError, RedisUnavailable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Link", "LinkState", "open_link"]
 
 _RANDOM = random.SystemRandom()
+# The standard library's: applications that use the client have a say in what becomes of it.
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -72,7 +74,6 @@ class Link:
         self._closed = False
         self._reason: str | None = "not connected yet"
         self._connects = 0
-        self._log = structlog.get_logger(__name__).bind(server=str(connector.endpoint))
 
     @property
     def endpoint(self) -> Endpoint:
@@ -207,13 +208,13 @@ class Link:
 
     def _disconnected(self, reason: str | None) -> None:
         # One warning for each new reason: an outage of an hour is not a thousand lines.
-        log = self._log.debug if reason == self._reason else self._log.warning
-        log("no connection to Redis", reason=reason, queued=len(self._outbox))
+        level = logging.DEBUG if reason == self._reason else logging.WARNING
+        _log.log(level, "no connection to %s: %s", self.endpoint, reason)
         self._tell(reason)
 
     def _tell(self, reason: str | None) -> None:
         if reason is None:
-            self._log.info("connected to Redis", reconnects=self.reconnects)
+            _log.debug("connected to %s", self.endpoint)
         self._reason = reason
         self._changed.set()
         self._changed = anyio.Event()
@@ -222,7 +223,7 @@ class Link:
         try:
             self._on_state(LinkState(self.is_connected, reason, self.reconnects))
         except Exception:  # noqa: BLE001  # logged; whoever only watches must not end the link
-            self._log.exception("an observer of the link failed")
+            _log.exception("an observer of the link failed")
 
     async def flush(self) -> None:
         """Take no more calls, and wait a bounded time for those that can still be carried."""

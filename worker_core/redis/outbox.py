@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import anyio
 import attrs
-import structlog
 
 from worker_core.errors import RedisUnavailable
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker_core.redis.options import LinkOptions
     from worker_core.redis.resp import Reply
     from worker_core.redis.script import Script
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Call", "Outbox"]
 
@@ -57,7 +59,7 @@ class Call:
         if self.event is not None:
             self.event.set()
         else:
-            structlog.get_logger(__name__).debug("a posted call failed", error=str(error))
+            _log.debug("a posted call failed: %s", error)
 
 
 class Outbox:

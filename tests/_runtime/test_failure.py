@@ -1,0 +1,142 @@
+"""Failures: the one error that counts, its reason in words, its trace."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker_core._bullmq.job import JobOptions, StoredJob
+from worker_core._runtime.failure import is_retryable, leading_error, reason_text, trace_list
+from worker_core.errors import (
+    DeadlineExceeded,
+    EngineError,
+    FailureClass,
+    Fault,
+    InvalidRequest,
+    Unrecoverable,
+)
+
+
+class UnrecoverableError(Exception):
+    """BullMQ's name for it, in somebody else's code."""
+
+
+class Speechless(Exception):
+    """An error that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def job(limit: int | None = None, traces: tuple[str, ...] = ()) -> StoredJob:
+    return StoredJob(id="1", options=JobOptions(stack_trace_limit=limit), stacktrace=traces)
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:  # noqa: BLE001  # it now has a trace
+        return caught
+
+
+def test_the_leading_error_of_nested_groups_is_the_first_leaf() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    group = ExceptionGroup("a", [ExceptionGroup("b", [ExceptionGroup("c", [first])]), second])
+    assert leading_error(group) is first
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        Unrecoverable("enough"),
+        InvalidRequest([Fault("model", "missing")]),
+        EngineError(FailureClass.BAD_INPUT, "no"),
+        UnrecoverableError("enough"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_forbids_a_retry_leads(final: Exception) -> None:
+    group = ExceptionGroup("a", [ValueError("first"), ExceptionGroup("b", [final])])
+    assert leading_error(group) is final
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (ValueError("x"), True),
+        (TimeoutError(), True),
+        (DeadlineExceeded("late"), True),
+        (Unrecoverable("no"), False),
+        (UnrecoverableError("no"), False),
+        (InvalidRequest([]), False),
+        *((EngineError(failure, "x"), failure.retryable) for failure in FailureClass),
+    ],
+    ids=repr,
+)
+def test_whether_another_attempt_could_help(error: Exception, retryable: bool) -> None:
+    assert is_retryable(error) is retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "TimeoutError"),
+        (ValueError("  "), "ValueError"),
+        (ValueError("no number"), "ValueError: no number"),
+        (KeyError("model"), "KeyError: 'model'"),
+        (Unrecoverable("enough"), "enough"),
+        (Unrecoverable(""), "Unrecoverable"),
+        (EngineError(FailureClass.BUSY, "full"), "busy: full"),
+        (InvalidRequest([Fault("a[0]", "missing")]), "invalid request: a[0]: missing"),
+        (ValueError("half \ud83d"), "ValueError: half �"),
+        (ValueError("\ud83d\ude00"), "ValueError: 😀"),
+        (Speechless(), "Speechless"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_reason_is_never_empty_and_always_text(error: Exception, reason: str) -> None:
+    assert reason_text(error).decode() == reason
+
+
+def test_the_reason_is_cut() -> None:
+    assert len(reason_text(ValueError("x" * 100_000))) <= 8_000
+
+
+@given(st.text(alphabet=st.characters()))
+def test_a_reason_of_any_text_is_utf8(text: str) -> None:
+    assert reason_text(ValueError(text)).decode()
+
+
+def test_the_trace_is_added_to_those_before() -> None:
+    traces = json.loads(trace_list(job(traces=("one", "two")), raised(ValueError("three"))))
+    assert traces[:2] == ["one", "two"]
+    assert "ValueError: three" in traces[2]
+    assert "in raised" in traces[2]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [(None, 10), (1, 1), (3, 3), (0, 0), (-1, 0), (2**53 - 1, 21)],
+)
+def test_as_many_traces_are_kept_as_the_job_says(limit: int | None, kept: int) -> None:
+    before = tuple(str(number) for number in range(20))
+    traces = json.loads(trace_list(job(limit, before), raised(ValueError("last"))))
+    assert len(traces) == kept
+    if kept:
+        assert "ValueError: last" in traces[-1]
+        assert traces[:-1] == list(before)[20 - kept + 1 :]
+
+
+def test_a_trace_is_cut_at_its_beginning_and_is_always_text() -> None:
+    error = raised(ValueError("x" * 100_000 + " half \ud83d end"))
+    (trace,) = json.loads(trace_list(job(), error))
+    assert len(trace) <= 16_000
+    assert trace.rstrip().endswith("half � end")
+
+
+def test_an_error_without_words_has_a_trace() -> None:
+    (trace,) = json.loads(trace_list(job(), raised(Speechless())))
+    assert "Speechless" in trace

@@ -1,0 +1,452 @@
+"""Writing down how a run ended, once, whatever becomes of the replies."""
+
+from __future__ import annotations
+
+import enum
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tests._runtime.support import run_virtual
+from worker_core._bullmq.job import Backoff, JobOptions, StoredJob
+from worker_core._bullmq.replies import STILL_OWNED, Finished, Nothing, Refusal, Settled
+from worker_core._runtime.settlement import (
+    Completed,
+    Failed,
+    LargeResult,
+    Lost,
+    Returned,
+    Settlement,
+    Settler,
+    Verdict,
+)
+from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost, Unrecoverable
+from worker_core.job import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker_core._bullmq.calls import Failure, Finish
+
+T = TypeVar("T")
+
+TOKEN = "w:1"
+JOB = StoredJob(id="7", attempts_made=1, options=JobOptions(attempts=3))
+NEXT = StoredJob(id="8")
+
+
+class Fate(enum.Enum):
+    """What becomes of one call."""
+
+    GOOD = "answered"
+    UNRUN = "sent, not run, not answered"
+    RUN = "sent, run, not answered"
+    LATE = "sent, not answered, and run after the next call: it was in the server's buffer"
+    REFUSED = "answered with an error, not run"
+    HALF = "answered with an error by a script that failed after its work, fetching the next job"
+    AWAY = "not sent: no connection"
+    STOLEN = "answered, but before it the lock ran out and another worker took the job"
+
+
+@attrs.define(eq=False)
+class ModelQueue:
+    """Stands for the queue: a plain model of what the scripts do, and of what the network does."""
+
+    fates: list[Fate] = attrs.field(factory=list)
+    lock: str | None = TOKEN
+    exists: bool = True
+    finished_on_ms: int | None = None
+    attempts_made: int = JOB.attempts_made
+    waiting: list[StoredJob] = attrs.field(factory=list)
+    owned: dict[str, StoredJob] = attrs.field(factory=dict)
+    removes_finished: bool = False
+    children: Refusal | None = None
+    written: list[str] = attrs.field(factory=list)
+    """The writes that counted."""
+    calls: list[str] = attrs.field(factory=list)
+    endings: list[Finish] = attrs.field(factory=list)
+    failures: list[Failure] = attrs.field(factory=list)
+    stored: dict[str, tuple[bytes, int]] = attrs.field(factory=dict)
+    late: list[Callable[[], object]] = attrs.field(factory=list)
+
+    @property
+    def link(self) -> ModelQueue:
+        return self
+
+    async def _call(self, name: str, run: Callable[[], T]) -> T:
+        self.calls.append(name)
+        await anyio.sleep(0)
+        fate = self.fates.pop(0) if self.fates else Fate.GOOD
+        late, self.late = self.late, []
+        try:
+            match fate:
+                case Fate.GOOD:
+                    return run()
+                case Fate.UNRUN:
+                    raise ReplyLost("lost")
+                case Fate.RUN:
+                    run()
+                    raise ReplyLost("lost")
+                case Fate.LATE:
+                    self.late.append(run)
+                    raise ReplyLost("lost")
+                case Fate.REFUSED:
+                    raise ReplyError("OOM command not allowed")
+                case Fate.HALF:
+                    waiting, self.waiting = self.waiting, []
+                    run()
+                    self.waiting = waiting
+                    raise ReplyError("ERR user_script:12: attempt to index a nil value")
+                case Fate.AWAY:
+                    raise RedisUnavailable("away")
+                case Fate.STOLEN:
+                    if self.lock == TOKEN:
+                        self.lock = "another"
+                    return run()
+        finally:
+            for run_late in late:
+                run_late()
+
+    def _refusal(self) -> Refusal | None:
+        if not self.exists:
+            return Refusal.JOB_GONE
+        if self.lock is None:
+            return Refusal.LOCK_GONE
+        return None if self.lock == TOKEN else Refusal.LOCK_STOLEN
+
+    async def finish(
+        self, job: StoredJob, token: str, ending: Finish, *, fetch_next: bool
+    ) -> Finished | Refusal:
+        def run() -> Finished | Refusal:
+            if refusal := self._refusal():
+                return refusal
+            if ending.completed and self.children:
+                return self.children
+            self.written.append("completed" if ending.completed else "failed")
+            self.lock, self.finished_on_ms = None, ending.at_ms
+            self.exists = not self.removes_finished
+            if fetch_next and self.waiting:
+                self.owned[token] = self.waiting.pop(0)
+                return Finished(self.owned[token])
+            return Finished(Nothing())
+
+        self.endings.append(ending)
+        return await self._call("finish", run)
+
+    async def retry(
+        self, job: StoredJob, token: str, failure: Failure, *, delay_ms: int
+    ) -> Refusal | None:
+        def run() -> Refusal | None:
+            if refusal := self._refusal():
+                return refusal
+            self.written.append(f"retried in {delay_ms}")
+            self.lock, self.attempts_made = None, self.attempts_made + 1
+            return None
+
+        self.failures.append(failure)
+        return await self._call("retry", run)
+
+    async def give_back(self, job: StoredJob, token: str) -> Refusal | None:
+        def run() -> Refusal | None:
+            if refusal := self._refusal():
+                return refusal
+            self.written.append("returned")
+            self.lock = None
+            return None
+
+        return await self._call("give back", run)
+
+    async def settled(self, job: StoredJob, token: str) -> Settled:
+        def run() -> Settled:
+            if self.lock == token:
+                return STILL_OWNED
+            return Settled(
+                exists=self.exists,
+                finished_on_ms=self.finished_on_ms,
+                attempts_made=self.attempts_made if self.exists else 0,
+            )
+
+        return await self._call("ask", run)
+
+    async def owned_by(self, token: str) -> StoredJob | None:
+        return await self._call("owned", lambda: self.owned.get(token))
+
+    async def call(self, command: str, key: str, value: bytes, px: str, ttl_ms: int) -> object:
+        assert (command, px) == ("SET", "PX")
+
+        def run() -> bytes:
+            self.stored[key] = (value, ttl_ms)
+            return b"OK"
+
+        return await self._call("store", run)
+
+
+async def settle(
+    queue: ModelQueue, verdict: Verdict, *, job: StoredJob = JOB, may_fetch: bool = True
+) -> Settlement:
+    settler = Settler(queue, lambda: may_fetch)  # type: ignore[arg-type]  # stands for the queue
+    with capture_logs():
+        return await settler.settle(job, TOKEN, verdict)
+
+
+GOOD = Completed(b'{"a":1}')
+BAD = Failed(ValueError("bad"))
+FINAL = Failed(Unrecoverable("enough"))
+
+
+# --- When every call is answered ---
+
+
+async def test_an_answer_is_completed_and_brings_the_next_job() -> None:
+    queue = ModelQueue(waiting=[NEXT])
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+    assert queue.written == ["completed"]
+    assert (queue.endings[0].value, queue.endings[0].stacktrace) == (b'{"a":1}', None)
+
+
+async def test_nothing_is_brought_along_while_draining() -> None:
+    queue = ModelQueue(waiting=[NEXT])
+    assert await settle(queue, GOOD, may_fetch=False) == Settlement(Outcome.COMPLETED)
+    assert queue.owned == {}
+
+
+async def test_a_failure_with_attempts_left_is_retried() -> None:
+    queue = ModelQueue()
+    assert await settle(queue, BAD) == Settlement(Outcome.RETRIED)
+    assert queue.written == ["retried in 0"]
+    assert queue.failures[0].reason == b"ValueError: bad"
+    assert "ValueError: bad" in json.loads(queue.failures[0].stacktrace)[-1]
+
+
+async def test_a_retry_waits_as_its_backoff_says() -> None:
+    options = JobOptions(attempts=3, backoff=Backoff("exponential", 100))
+    queue = ModelQueue()
+    await settle(queue, BAD, job=attrs.evolve(JOB, options=options))
+    assert queue.written == ["retried in 200"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "job"), [(FINAL, JOB), (BAD, attrs.evolve(JOB, attempts_made=2))]
+)
+async def test_a_failure_for_good_brings_the_next_job_too(verdict: Verdict, job: StoredJob) -> None:
+    queue = ModelQueue(waiting=[NEXT])
+    assert await settle(queue, verdict, job=job) == Settlement(Outcome.FAILED, NEXT)
+    assert queue.written == ["failed"]
+    assert not queue.endings[0].completed
+    assert queue.endings[0].stacktrace is not None
+
+
+async def test_an_unknown_backoff_fails_the_job_clearly() -> None:
+    options = JobOptions(attempts=3, backoff=Backoff("mine", 100))
+    queue = ModelQueue()
+    settlement = await settle(queue, BAD, job=attrs.evolve(JOB, options=options))
+    assert settlement.outcome is Outcome.FAILED
+    assert queue.endings[0].value == (
+        b"unknown backoff type 'mine': use 'fixed' or 'exponential'; "
+        b"the attempt failed with: ValueError: bad"
+    )
+
+
+async def test_a_returned_job_spends_no_attempt() -> None:
+    queue = ModelQueue()
+    assert await settle(queue, Returned()) == Settlement(Outcome.RETURNED)
+    assert (queue.written, queue.attempts_made) == (["returned"], JOB.attempts_made)
+
+
+async def test_a_lost_job_is_not_written_for() -> None:
+    queue = ModelQueue(lock="another")
+    assert await settle(queue, Lost()) == Settlement(Outcome.LOST)
+    assert queue.calls == []
+
+
+@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL, Returned()], ids=repr)
+@pytest.mark.parametrize("state", [{"lock": None}, {"lock": "another"}, {"exists": False}])
+async def test_a_job_that_is_not_ours_any_more_is_lost(
+    verdict: Verdict, state: dict[str, object]
+) -> None:
+    queue = ModelQueue(waiting=[NEXT], **state)  # type: ignore[arg-type]
+    assert await settle(queue, verdict) == Settlement(Outcome.LOST)
+    assert (queue.written, len(queue.calls)) == ([], 1)
+
+
+async def test_children_that_are_not_finished_fail_the_attempt() -> None:
+    queue = ModelQueue(children=Refusal.PENDING_CHILDREN)
+    assert (await settle(queue, GOOD)).outcome is Outcome.RETRIED
+    assert b"children that are not finished" in queue.failures[0].reason
+
+
+async def test_a_child_that_failed_fails_the_job_for_good() -> None:
+    queue = ModelQueue(children=Refusal.FAILED_CHILDREN)
+    assert (await settle(queue, GOOD)).outcome is Outcome.FAILED
+    assert queue.endings[-1].value == b"a child of the job has failed"
+
+
+async def test_a_large_result_is_stored_before_what_points_to_it() -> None:
+    queue = ModelQueue()
+    large = LargeResult("bull:q:7:result", b"x" * 10, timedelta(days=1))
+    await settle(queue, Completed(b"{}", large))
+    assert queue.calls == ["store", "finish"]
+    assert queue.stored == {"bull:q:7:result": (b"x" * 10, 86_400_000)}
+
+
+async def test_storing_a_large_result_is_repeated_until_it_is_answered() -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN, Fate.RUN, Fate.REFUSED])
+    large = LargeResult("k", b"x", timedelta(days=1))
+    assert (await settle(queue, Completed(b"{}", large))).outcome is Outcome.COMPLETED
+    assert queue.calls == ["store"] * 4 + ["finish"]
+
+
+# --- When replies are lost ---
+
+
+async def test_a_finish_that_did_not_run_is_made_again() -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN], waiting=[NEXT])
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+    assert queue.calls == ["finish", "ask", "finish"]
+    assert queue.written == ["completed"]
+
+
+async def test_a_finish_that_ran_is_recognised_and_what_it_brought_is_found() -> None:
+    queue = ModelQueue(fates=[Fate.RUN], waiting=[NEXT])
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+    assert queue.calls == ["finish", "ask", "owned"]
+
+
+async def test_a_finish_that_ran_and_removed_the_job_is_recognised() -> None:
+    queue = ModelQueue(fates=[Fate.RUN], waiting=[NEXT], removes_finished=True)
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+
+
+async def test_a_finish_that_runs_late_is_recognised_by_the_refusal_of_the_second() -> None:
+    queue = ModelQueue(fates=[Fate.LATE], waiting=[NEXT])
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+    assert queue.calls == ["finish", "ask", "finish", "ask", "owned"]
+    assert queue.written == ["completed"]
+
+
+async def test_the_second_finish_has_the_time_of_the_first_so_that_either_is_recognised() -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN, Fate.GOOD, Fate.RUN])
+    assert (await settle(queue, GOOD)).outcome is Outcome.COMPLETED
+    assert len({ending.at_ms for ending in queue.endings}) == 1
+
+
+@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL])
+async def test_a_job_taken_by_another_after_a_lost_reply_is_lost(verdict: Verdict) -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN, Fate.STOLEN])
+    assert await settle(queue, verdict) == Settlement(Outcome.LOST)
+    assert queue.written == []
+
+
+async def test_a_job_finished_by_another_is_not_taken_for_ours() -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN], lock=None, finished_on_ms=1)
+    assert await settle(queue, GOOD) == Settlement(Outcome.LOST)
+
+
+@pytest.mark.parametrize(
+    ("fate", "calls"),
+    [
+        (Fate.UNRUN, ["retry", "ask", "retry"]),
+        (Fate.RUN, ["retry", "ask"]),
+        (Fate.LATE, ["retry", "ask", "retry", "ask"]),
+    ],
+)
+async def test_a_retry_spends_one_attempt_whatever_becomes_of_its_reply(
+    fate: Fate, calls: list[str]
+) -> None:
+    queue = ModelQueue(fates=[fate])
+    assert await settle(queue, BAD) == Settlement(Outcome.RETRIED)
+    assert queue.calls == calls
+    assert queue.attempts_made == JOB.attempts_made + 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "calls"),
+    [
+        (Fate.UNRUN, ["give back", "ask", "give back"]),
+        (Fate.RUN, ["give back", "ask"]),
+        (Fate.LATE, ["give back", "ask", "give back"]),
+    ],
+)
+async def test_a_job_is_given_back_whatever_becomes_of_the_reply(
+    fate: Fate, calls: list[str]
+) -> None:
+    queue = ModelQueue(fates=[fate])
+    assert await settle(queue, Returned()) == Settlement(Outcome.RETURNED)
+    assert queue.calls == calls
+    assert queue.written == ["returned"]
+
+
+async def test_a_question_whose_reply_is_lost_is_asked_again() -> None:
+    queue = ModelQueue(fates=[Fate.RUN, Fate.UNRUN, Fate.RUN, Fate.GOOD, Fate.RUN], waiting=[NEXT])
+    assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
+    assert queue.calls == ["finish", "ask", "ask", "ask", "owned", "owned"]
+
+
+@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL, Returned()], ids=repr)
+async def test_a_script_that_failed_after_its_work_is_not_run_again(verdict: Verdict) -> None:
+    queue = ModelQueue(fates=[Fate.HALF], waiting=[NEXT])
+    settlement = await settle(queue, verdict)
+    assert settlement.outcome is not Outcome.LOST
+    assert len(queue.written) == 1
+    assert [call for call in queue.calls if call not in {"ask", "owned"}] == queue.calls[:1]
+
+
+@pytest.mark.parametrize("fate", [Fate.REFUSED, Fate.AWAY])
+async def test_a_server_that_refuses_is_asked_again_with_growing_pauses(
+    autojump_clock: object, fate: Fate
+) -> None:
+    queue = ModelQueue(fates=[fate] * 8)
+    assert (await settle(queue, GOOD)).outcome is Outcome.COMPLETED
+    assert anyio.current_time() == pytest.approx(0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 2 + 2 + 2)
+    assert len(queue.calls) == 9
+
+
+# --- Whatever happens ---
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    fates=st.lists(st.sampled_from(Fate), max_size=8),
+    verdict=st.sampled_from(
+        [GOOD, BAD, FINAL, Returned(), Completed(b"{}", LargeResult("k", b"x", timedelta(1)))]
+    ),
+    removes=st.booleans(),
+    waiting=st.booleans(),
+    may_fetch=st.booleans(),
+)
+def test_never_two_writes_that_count_and_no_job_forgotten(
+    fates: list[Fate], verdict: Verdict, removes: bool, waiting: bool, may_fetch: bool
+) -> None:
+    queue = ModelQueue(fates=[*fates], removes_finished=removes, waiting=[NEXT] if waiting else [])
+
+    async def run() -> Settlement:
+        with anyio.fail_after(120):
+            return await settle(queue, verdict, may_fetch=may_fetch)
+
+    settlement = run_virtual(run)
+    for run_late in queue.late:
+        run_late()
+    assert len(queue.written) <= 1
+    expected = {
+        "completed": Outcome.COMPLETED,
+        "failed": Outcome.FAILED,
+        "retried in 0": Outcome.RETRIED,
+        "returned": Outcome.RETURNED,
+    }
+    if queue.written:
+        assert settlement.outcome is expected[queue.written[0]]
+    else:
+        # A job given back or lost before: either way it is in the queue, and no attempt is spent.
+        returned = isinstance(verdict, Returned)
+        assert settlement.outcome in (
+            {Outcome.LOST, Outcome.RETURNED} if returned else {Outcome.LOST}
+        )
+    # What the server holds active for this worker is what the slot is told to run next.
+    assert settlement.following == queue.owned.get(TOKEN, Nothing())
