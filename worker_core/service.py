@@ -72,8 +72,6 @@ class Service(Protocol):
     name: str
     restart: RestartPolicy
 
-    async def run(
-        self, context: ServiceContext, *, task_status: TaskStatus[None]
-    ) -> None:
+    async def run(self, context: ServiceContext, *, task_status: TaskStatus[None]) -> None:
         """Run until cancelled; call `task_status.started()` when ready. Returning ends it for good."""
         ...

@@ -95,7 +95,9 @@ def make_converter() -> Converter:
         converter.register_structure_hook(primitive, _exactly(primitive, words))
     converter.register_structure_hook(int, _structure_int)
     converter.register_structure_hook(float, _structure_float)
-    converter.register_structure_hook_factory(_is_union, lambda shape: _union_hook(converter, shape))
+    converter.register_structure_hook_factory(
+        _is_union, lambda shape: _union_hook(converter, shape)
+    )
     converter.register_structure_hook_factory(_is_opaque, lambda _: lambda value, _: value)
     converter.register_structure_hook_factory(_is_sequence, lambda s: _sequence_hook(converter, s))
     converter.register_structure_hook_factory(_is_mapping, lambda s: _mapping_hook(converter, s))
@@ -145,7 +147,9 @@ def _is_literal(shape: Any) -> bool:
 
 def _is_sequence(shape: Any) -> bool:
     origin = typing.get_origin(shape)
-    return origin in {list, tuple} and (origin is list or typing.get_args(shape)[-1:] == (Ellipsis,))
+    return origin in {list, tuple} and (
+        origin is list or typing.get_args(shape)[-1:] == (Ellipsis,)
+    )
 
 
 def _is_mapping(shape: Any) -> bool:

@@ -41,7 +41,7 @@ CALLS: dict[str, ScriptCall] = {
     "log": calls.add_log(KEYS, "7", "line", 9),
     "sweep stalled": calls.sweep_stalled(KEYS, 1, 30_000),
     "count jobs": calls.count_jobs(KEYS),
-    "repair": calls.repair(KEYS, attrs.evolve(JOB, repairs={"atm": "0", "parent": ""})),
+    "repair": calls.repair(KEYS, attrs.evolve(JOB, repairs={"atm": "0", "parent": ""}), "t:1"),
     "find owned": calls.find_owned(KEYS, "t:1"),
     "add": add(KEYS, "n", b"{}", AddOptions()),
     "add delayed": add(KEYS, "n", b"{}", AddOptions(delay=timedelta(seconds=2))),

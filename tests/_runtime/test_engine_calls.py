@@ -390,5 +390,5 @@ async def test_the_wait_of_every_attempt_counts_as_admission(
 
 async def test_without_an_engine_a_call_says_what_to_set() -> None:
     for call in (NoEngine().chat(CHAT), NoEngine().embed(EMBED)):
-        with pytest.raises(EngineError, match=r"no engine: set \[worker\] engine"):
+        with pytest.raises(EngineError, match=r"no engine; set \[worker\] engine"):
             await call

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,11 +13,11 @@ from anyio.abc import SocketAttribute
 from worker_core._bullmq.scripts import load_scripts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
-    from anyio.abc import ByteStream, SocketStream
+    from anyio.abc import ByteStream, SocketStream, TaskStatus
 
-__all__ = ["Gate", "open_gate"]
+__all__ = ["Gate", "run_gate"]
 
 _SCRIPTS = {script.sha1.encode(): script.name for script in load_scripts()}
 _EVALSHA = re.compile(rb"\$7\r\nEVALSHA\r\n\$40\r\n([0-9a-f]{40})\r\n")
@@ -28,7 +27,7 @@ _STREAM_ENDS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResour
 
 
 class Gate:
-    """Forwards connections to one server; made by `open_gate`."""
+    """Forwards connections to one server; made by `run_gate`."""
 
     def __init__(self, port: int, target_port: int) -> None:
         self.port = port
@@ -77,10 +76,11 @@ class Gate:
             while True:
                 chunk = await worker.receive()
                 seen += chunk
+                read = 0
                 for call in _EVALSHA.finditer(seen):
                     self._note(_SCRIPTS.get(call[1], "other"))
-                    seen = seen[: call.start()] + seen[call.end() :]
-                seen = seen[-_LONGEST_HEAD:]
+                    read = call.end()
+                seen = seen[read:][-_LONGEST_HEAD:]
                 await server.send(chunk)
         except _STREAM_ENDS:
             scope.cancel()
@@ -104,19 +104,12 @@ class Gate:
             scope.cancel()
 
 
-@asynccontextmanager
-async def open_gate(target_port: int) -> AsyncIterator[Gate]:
-    """Listen on a free port for the length of the context."""
+async def run_gate(
+    target_port: int, *, task_status: TaskStatus[Gate] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Listen on a free port until cancelled; `started()` hands over the gate."""
     listeners = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listeners.extra(SocketAttribute.local_port)
-    gate = Gate(port, target_port)
-    failure: Exception | None = None
-    async with listeners, anyio.create_task_group() as tasks:
-        tasks.start_soon(listeners.serve, gate.handle)
-        try:
-            yield gate
-        except Exception as error:  # noqa: BLE001  # raised again below, outside of the group
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with listeners:
+        gate = Gate(listeners.extra(SocketAttribute.local_port), target_port)
+        task_status.started(gate)
+        await listeners.serve(gate.handle)

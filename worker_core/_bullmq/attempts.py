@@ -57,9 +57,7 @@ def _delay(backoff: Backoff, attempts_made: int, random: Callable[[], float]) ->
             # 2 ** 1023 is the last that a float holds; the cap below is far under it.
             longest = _round_half_up(2.0 ** min(attempts_made - 1, 1000) * backoff.delay)
         case unknown:
-            return GiveUp(
-                f"unknown backoff type {unknown[:40]!r}: use 'fixed' or 'exponential'"
-            )
+            return GiveUp(f"unknown backoff type {unknown[:40]!r}: use 'fixed' or 'exponential'")
     if longest < 0:
         return GiveUp()
     # Cut before the jitter, which would make "not a number" of an infinite delay.

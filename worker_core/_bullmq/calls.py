@@ -242,10 +242,10 @@ def give_back(keys: QueueKeys, job_id: str, token: str) -> ScriptCall:
     )
 
 
-def repair(keys: QueueKeys, job: StoredJob) -> ScriptCall:
+def repair(keys: QueueKeys, job: StoredJob, token: str) -> ScriptCall:
     """Put right what the scripts that settle a job would stumble over."""
     pairs = [text for pair in job.repairs.items() for text in pair]
-    return ScriptCall(load_script("repairJob"), (keys.job(job.id),), tuple(pairs))
+    return ScriptCall(load_script("repairJob"), (keys.job(job.id),), (token, *pairs))
 
 
 def extend_locks(keys: QueueKeys, owners: Sequence[tuple[str, str]], lock_ms: int) -> ScriptCall:

@@ -73,12 +73,13 @@ class Queue:
         refusal = replies.read_move(await self._run(calls.give_back(self.keys, job.id, token)))
         if refusal is None and job.priority:
             # For prioritized jobs the script writes no marker: an idle worker would see it late.
-            await self.link.call("ZADD", self.keys.marker, 0, "0")
+            # Posted: a lost reply here must not make a doubt of what has been done.
+            self.link.post("ZADD", self.keys.marker, 0, "0")
         return refusal
 
-    async def repair(self, job: StoredJob) -> None:
+    async def repair(self, job: StoredJob, token: str) -> None:
         """Put right what the scripts that settle the job would stumble over."""
-        await self._run(calls.repair(self.keys, job))
+        await self._run(calls.repair(self.keys, job, token))
 
     async def renew(self, owners: Sequence[tuple[str, str]]) -> frozenset[str]:
         """Renew the locks of (job id, token) pairs and return the ids whose lock is lost."""

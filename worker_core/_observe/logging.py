@@ -22,9 +22,7 @@ _CONTENT = frozenset({"prompt", "answer", "content", "messages"})
 def configure_logging(settings: LogSettings, *, worker_id: str | None = None) -> None:
     """Set up structlog for this process, and let the standard library's logs through it."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    for_people = settings.format == "console" or (
-        settings.format == "auto" and sys.stderr.isatty()
-    )
+    for_people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

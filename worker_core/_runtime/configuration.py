@@ -50,6 +50,7 @@ KNOWN_VARIABLES: dict[str, tuple[str, ...]] = {
     "ALLOWED_MODELS": ("chat",),
     "METRICS_ENABLED": ("health",),
     "MAX_CONCURRENT_REQUESTS": ("ollama",),
+    "OLLAMA_API_KEY": ("ollama",),
     "OLLAMA_BASE_URL": ("ollama",),
     "OLLAMA_TIMEOUT": ("ollama",),
     "OLLAMA_MAX_RETRIES": ("ollama",),

@@ -141,9 +141,7 @@ class GuardedEngine:
     def _entry(
         self, model: str, operation: Operation, report: Callable[[EngineProgress], None]
     ) -> Entry:
-        return Entry(
-            model, operation, self._express, lambda phase: report(EngineProgress(phase))
-        )
+        return Entry(model, operation, self._express, lambda phase: report(EngineProgress(phase)))
 
     async def _call(
         self, entry: Entry, attempt: Callable[[Host, _Clock], Awaitable[AnswerT]]
@@ -209,19 +207,23 @@ class NoEngine:
     """`JobContext.engine` of a worker without an engine."""
 
     async def chat(
-        self, call: ChatCall, *, on_progress: Callable[[EngineProgress], None] | None = None
+        self,
+        call: ChatCall,
+        *,
+        on_progress: Callable[[EngineProgress], None] | None = None,  # noqa: ARG002  # the protocol's
     ) -> ChatAnswer:
         """Raise `EngineError`."""
-        raise _no_engine()
+        raise _no_engine(call.model)
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Raise `EngineError`."""
-        raise _no_engine()
+        raise _no_engine(call.model)
 
 
-def _no_engine() -> EngineError:
+def _no_engine(model: str) -> EngineError:
     return EngineError(
-        FailureClass.UNREACHABLE, "this worker has no engine: set [worker] engine, or --engine"
+        FailureClass.UNREACHABLE,
+        f"nothing runs {model!r}: this worker has no engine; set [worker] engine, or --engine",
     )
 
 

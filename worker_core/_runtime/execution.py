@@ -216,9 +216,7 @@ class Execution:
         return GuardedEngine(self._parts.admission, scope, self._express, on_admitted, run.use)
 
     def _start_clock(self, scope: JobScope, request: object) -> None:
-        limits = [
-            limit for limit in (self._type.timeout, self._type.timeout_of(request)) if limit
-        ]
+        limits = [limit for limit in (self._type.timeout, self._type.timeout_of(request)) if limit]
         if limits:
             scope.limit(min(limits).total_seconds())
 
@@ -245,9 +243,7 @@ class Execution:
         pointer = write_pointer(envelope, key=key, size=len(value), ttl=results.ttl)
         return Completed(pointer, LargeResult(key, value, results.ttl))
 
-    async def _settle(
-        self, run: _Run, token: str, verdict: Verdict, scope: JobScope
-    ) -> Settlement:
+    async def _settle(self, run: _Run, token: str, verdict: Verdict, scope: JobScope) -> Settlement:
         with scope.settling(self._parts.outage_seconds) as bound:
             settlement = await self._settler.settle(run.stored, token, verdict)
         if not bound.cancelled_caught:

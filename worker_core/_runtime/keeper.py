@@ -94,7 +94,9 @@ class Keeper:
             if self._held.get(job_id) is not held:
                 continue
             if job_id in lost:
-                _log.error("lock lost: the job is stopped", job_id=job_id, queue=self._queue.keys.name)
+                _log.error(
+                    "lock lost: the job is stopped", job_id=job_id, queue=self._queue.keys.name
+                )
                 held.scope.cancel(StopReason.LOCK_LOST)
             else:
                 held.renewed_at = asked_at

@@ -54,7 +54,7 @@ def run_process(configuration: Configuration, *, embedded: Path | None = None) -
         except* RedisUnavailable as group:
             _log.critical("Redis cannot be reached", reason=str(_leaf(group)))
             return_code = _EXIT_FAILED
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001  # the end of the line: logged, exit code 1
             _log.critical("the worker failed", exc_info=group)
             return_code = _EXIT_FAILED
         else:

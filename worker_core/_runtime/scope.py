@@ -37,7 +37,17 @@ class JobScope:
     read from here and never worked out from clocks.
     """
 
-    __slots__ = ("_drain_at", "_expires_for", "_left", "_limit", "_pauses", "_reason", "_scope", "_settle_by", "_since")
+    __slots__ = (
+        "_drain_at",
+        "_expires_for",
+        "_left",
+        "_limit",
+        "_pauses",
+        "_reason",
+        "_scope",
+        "_settle_by",
+        "_since",
+    )
 
     def __init__(self) -> None:
         self._scope = anyio.CancelScope(shield=True)

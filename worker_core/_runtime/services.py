@@ -72,7 +72,9 @@ async def supervise(
                 on_spent(_first(group))
             else:
                 metrics.service_restarted(service.name)
-                _log.error("service crashed; starting it again", service=service.name, exc_info=group)
+                _log.error(
+                    "service crashed; starting it again", service=service.name, exc_info=group
+                )
         else:
             return
         first_start.started()

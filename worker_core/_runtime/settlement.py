@@ -102,7 +102,7 @@ class Settler:
     async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
         """Write the verdict down; the caller bounds and shields this."""
         if job.repairs and not isinstance(verdict, Lost):
-            await self._repeat(lambda: self._queue.repair(job))
+            await self._repeat(lambda: self._queue.repair(job, token))
         match verdict:
             case Completed(value, large):
                 if large is not None:
@@ -247,7 +247,7 @@ class Settler:
             try:
                 return await call()
             except ReplyError as error:
-                if not may_have_run(error) or (await self._ask(job, token)).owned:
+                if not may_have_run(error) or (await self._ask(job, token)).owned:  # noqa: ASYNC120  # a cancel here means what it says
                     raise
                 raise ReplyLost(f"the script failed half way: {error}") from error
 

@@ -58,8 +58,7 @@ from worker_core._runtime.status import Status, engine_check, queue_check, redis
 from worker_core._runtime.sweeper import sweep_stalled
 from worker_core._runtime.watchdog import Watchdog
 from worker_core.engine import Host
-from worker_core.errors import PluginError
-from worker_core.errors import RedisUnavailable
+from worker_core.errors import PluginError, RedisUnavailable
 from worker_core.health import Phase
 from worker_core.redis import Endpoint, LinkOptions, Redis, open_blocking_link, open_link
 
@@ -195,7 +194,7 @@ class Worker:
         started = anyio.Event()
 
         class Started:
-            def started(self, value: None = None) -> None:
+            def started(self, value: None = None) -> None:  # noqa: ARG002  # the protocol's
                 started.set()
 
         run = partial(

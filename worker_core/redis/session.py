@@ -79,7 +79,7 @@ class Session:
                 tasks.start_soon(self._watch)
         finally:
             self._settle()
-            await self._connection.close()
+            await self._connection.close()  # noqa: ASYNC102  # close() shields itself and waits for nothing
 
     async def wait_idle(self) -> None:
         """Return once everything queued was sent and answered, or the session ended."""

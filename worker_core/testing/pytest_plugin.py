@@ -90,9 +90,7 @@ async def start_worker(
     workers: list[Worker] = []
     async with anyio.create_task_group() as tasks:
 
-        async def start(
-            settings: Mapping[str, Any], plugins: Sequence[PluginClass] = ()
-        ) -> Worker:
+        async def start(settings: Mapping[str, Any], plugins: Sequence[PluginClass] = ()) -> Worker:
             worker = build_worker({"redis": {"url": valkey.url}, **settings}, plugins)
             await tasks.start(run_worker, worker)
             workers.append(worker)
@@ -104,9 +102,7 @@ async def start_worker(
 
 
 @pytest.fixture
-def start_process(
-    valkey: ValkeyFixture, tmp_path: Path
-) -> Iterator[Callable[..., WorkerProcess]]:
+def start_process(valkey: ValkeyFixture, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start worker processes on the fixture's server; they are killed at the end."""
     from worker_core.testing.processes import WorkerProcess  # noqa: PLC0415
 

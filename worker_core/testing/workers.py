@@ -29,9 +29,7 @@ def configuration_of(
     `plugins` are enabled beside those that `settings` names, without being installed.
     """
     layers, faults = Layers.read(None, flags={}, environ={}, dotenv_path=_NO_DOTENV)
-    laid = Layers(
-        file=dict(settings), file_name="test", dotenv={}, environ={}, flags=layers.flags
-    )
+    laid = Layers(file=dict(settings), file_name="test", dotenv={}, environ={}, flags=layers.flags)
     return load(laid, faults, extra=plugins)
 
 

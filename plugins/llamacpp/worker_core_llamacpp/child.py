@@ -106,7 +106,7 @@ class Child:
         try:
             return await self._read_url(self._process.stdout)
         except BaseException:  # a half-started child must not stay, cancelled or not
-            await self.stop()
+            await self.stop()  # noqa: ASYNC102  # stop() shields and bounds itself
             raise
 
     async def _read_url(self, output: ByteReceiveStream | None) -> str:

@@ -68,7 +68,7 @@ class LlamaCppEngine:
         child, client = self._child, self._client
         self._child, self._client, self._hosts = None, None, ()
         if child is not None:
-            await child.stop()
+            await child.stop()  # noqa: ASYNC102  # stop() shields and bounds itself
         if client is not None:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await client.aclose()

@@ -1,12 +1,13 @@
 --[[
-  Put right what other scripts would stumble over half way; a job that is gone stays gone.
+  Put right what other scripts would stumble over half way, while the job is still the token's.
     KEYS[1] job key
+    ARGV[1] token
     ARGV    field, value, field, value, ...; an empty value deletes the field
 ]]
-if redis.call("EXISTS", KEYS[1]) == 0 then
-  return -1
+if redis.call("GET", KEYS[1] .. ":lock") ~= ARGV[1] then
+  return -2
 end
-for i = 1, #ARGV, 2 do
+for i = 2, #ARGV, 2 do
   if ARGV[i + 1] == "" then
     redis.call("HDEL", KEYS[1], ARGV[i])
   else
