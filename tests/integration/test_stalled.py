@@ -42,6 +42,9 @@ lock_duration = '{LOCK}s'
 lock_renew_time = '{LOCK / 2}s'
 stalled_interval = '{INTERVAL}s'
 """
+IMPATIENT = "drain_delay = '300ms'\n"
+"""A worker that stands still is still first in the line of those who wait for jobs, and takes the
+word of one with it: the others see the job at the end of their own wait."""
 
 
 # A worker that never was: the witness claims a job in its name and lets the lock run out
@@ -184,10 +187,10 @@ def start_chat(start_process, fake_engine, tmp_path):
             action=FaultAction.HANG, path="/api/chat", contains="hang", count=None, after_chunks=1
         )
     )
-    file = tmp_path / "worker.toml"
-    file.write_text(QUEUE_CONFIG)
 
-    async def start(name):
+    async def start(name, queue_config=""):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(QUEUE_CONFIG + queue_config)
         process = start_process(
             *("--plugins", "chat", "--config", str(file)),
             environment={"WORKER_ID": name, "OLLAMA_BASE_URL": fake_engine.url},
@@ -267,7 +270,7 @@ async def test_a_worker_that_wakes_after_another_answered_writes_nothing(
     await answering(fake_engine, 1)
     first.signal(signal.SIGSTOP)
     fake_engine.faults.clear()
-    await start_chat("second")
+    await start_chat("second", IMPATIENT)
     await eventually_async(lambda: state_of(client, job_id, CHAT) == "completed")
     before = fields_of(client, job_id, CHAT)
     first.signal(signal.SIGCONT)
@@ -280,37 +283,34 @@ async def test_a_worker_that_wakes_after_another_answered_writes_nothing(
     assert fields_of(client, job_id, CHAT) == before
 
 
-@pytest.mark.parametrize("meanwhile", ["another runs it", "another answered it"])
+@pytest.mark.parametrize("meanwhile", ["runs", "completed"])
 async def test_a_worker_that_wakes_with_its_answer_writes_nothing(
     valkey, fake_engine, start_chat, meanwhile
 ):
     """The engine's answer lies in the first worker's socket when it wakes: all that is left to do
-    is to write it."""
+    is to write it, while another worker runs the job or has completed it."""
     client = valkey.client
     fake_engine.behaviour = attrs.evolve(fake_engine.behaviour, tokens=10)
     first = await start_chat("first")
-    job_id = put(client, CHAT, chat("an answer of half a second"))
+    job_id = put(client, CHAT, chat("half a second"))
     await answering(fake_engine, 1)
     first.signal(signal.SIGSTOP)
     [mine] = chats(fake_engine)
     await eventually_async(lambda: mine.outcome is RequestOutcome.ANSWERED)
-    if meanwhile == "another runs it":
-        fake_engine.script(ScriptedFault(action=FaultAction.HANG, path="/api/chat", contains="half"))
-    second = await start_chat("second")
+    if meanwhile == "runs":
+        fake_engine.behaviour = attrs.evolve(fake_engine.behaviour, token_seconds=0.2)
+    await start_chat("second", IMPATIENT)
     await answering(fake_engine, 2)
-    if meanwhile == "another answered it":
+    if meanwhile == "completed":
         await eventually_async(lambda: state_of(client, job_id, CHAT) == "completed")
     first.signal(signal.SIGCONT)
     await eventually_async(lambda: '"job lost' in first.log or '"lock lost' in first.log)
+    assert state_of(client, job_id, CHAT) == ("active" if meanwhile == "runs" else "completed")
     first.signal(signal.SIGTERM)
     await eventually_async(lambda: first.process.poll() == 0, what=first.log)
-    if meanwhile == "another runs it":
-        assert state_of(client, job_id, CHAT) == "active"
-        assert owner_of(client, job_id) == "second"
-        second.kill()
-        await start_chat("third")
-        await eventually_async(lambda: state_of(client, job_id, CHAT) == "completed")
-    assert recorded_by(client, job_id) == ("third" if second.process.poll() else "second")
+    await eventually_async(lambda: state_of(client, job_id, CHAT) == "completed")
+    assert recorded_by(client, job_id) == "second"
+    assert len(chats(fake_engine)) == 2
 
 
 # Stopping
@@ -380,7 +380,6 @@ async def test_a_worker_that_stops_during_anothers_stalled_checks_loses_nothing(
             await eventually_async(lambda: len(first.ended) >= 20)
             await one.stop(within=10)
         await eventually_async(lambda: client.zcard(f"{BASE}:completed") == len(jobs))
-    assert (first.cancelled, Outcome.RETURNED) != ([], None)
     returned = [job_id for job_id, outcome in first.outcomes if outcome is Outcome.RETURNED]
     assert returned
     for job_id in jobs:
@@ -403,6 +402,11 @@ async def counted(valkey, ledger, settings):
         tasks.cancel_scope.cancel()
 
 
+def is_blocked(client):
+    """Whether a worker waits at the server for the next job."""
+    return any(one["cmd"] == "bzpopmin" and "b" in one["flags"] for one in client.client_list())
+
+
 async def test_a_backlog_takes_one_call_a_job(valkey):
     """A finish brings the next job along: only the first of each slot is claimed by itself."""
     client, ledger, total, slots = valkey.client, Ledger(), 200, 4
@@ -418,8 +422,10 @@ async def test_an_idle_worker_asks_once_a_slot_and_once_more(valkey):
     """As BullMQ's own: `moveToActive` is called concurrency + 1 times, and then it blocks."""
     client, ledger, slots = valkey.client, Ledger(), 3
     settings = {"worker": {"concurrency": slots}, "queue": {"drain_delay": "1m"}}
+    for _ in range(slots):
+        put(client, PROBE, {"seconds": 0.3})
     async with counted(valkey, ledger, settings) as gate:
-        for _ in range(slots):
-            put(client, PROBE, {"seconds": 0.5})
         await eventually_async(lambda: len(ledger.outcomes) == slots)
-        raise AssertionError(gate.calls)
+        await eventually_async(lambda: is_blocked(client))
+        # One more for the marker that a claim leaves behind for others.
+        assert slots + 1 <= gate.calls["moveToActive"] <= slots + 2

@@ -202,3 +202,11 @@ def test_node_lists_the_worker_by_name_once_for_each_queue(node, start):
     [line] = node.run("inspect", queue=CHAT)
     names = sorted(worker["rawname"].rpartition(":w:")[2] for worker in line["workers"])
     assert names == ["gpu-7", "gpu-8"]
+
+
+def test_charts_count_what_ended(node, start):
+    start(config="[queue]\nchart_minutes = 60\n")
+    jobs = [{"data": {"text": "x"}}] * 3 + [{"data": {}}] * 2
+    node.run("produce", queue="echo", jobs=jobs, waitMs=20_000)
+    [line] = node.run("inspect", queue="echo")
+    assert line["charts"] == {"completed": 3, "failed": 2}

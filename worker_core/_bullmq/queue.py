@@ -94,6 +94,14 @@ class Queue:
         reply = await self._run(call)
         return replies.read_ids(reply if isinstance(reply, list) else [])
 
+    async def until_next_sweep(self, interval: timedelta) -> timedelta:
+        """Return how long it takes until a stalled check may be made again, by any worker."""
+        left_ms = await self.link.call("PTTL", self.keys.stalled_check)
+        if not isinstance(left_ms, int) or left_ms < 0:
+            return interval
+        # A millisecond more: the server rounds, and a check that comes too early is none.
+        return min(timedelta(milliseconds=left_ms + 1), interval)
+
     async def counts(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""
         reply = await self._run(calls.count_jobs(self.keys))

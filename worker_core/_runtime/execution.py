@@ -162,7 +162,12 @@ class Execution:
         except InvalidRequest as error:
             return Failed(error)
 
-        reporter = ProgressReporter(self._parts.pump, self._queue, stored.id)
+        reporter = ProgressReporter(
+            self._parts.pump,
+            self._queue,
+            stored.id,
+            may_write=lambda: self._keeper.is_sure_of(stored.id),
+        )
         run.context = context = Context(
             job=run.job,
             engine=self._engine(run, scope),

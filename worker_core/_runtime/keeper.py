@@ -53,6 +53,16 @@ class Keeper:
         if held is not None and held.token == token:
             del self._held[job_id]
 
+    def is_sure_of(self, job_id: str) -> bool:
+        """Tell whether a job's lock cannot have run out yet.
+
+        It may have after the process stood still (SIGSTOP, a blocking plugin), until the next
+        renewal says how it is.
+        """
+        held = self._held.get(job_id)
+        lock_seconds = self._queue.options.lock_ms / 1000
+        return held is not None and anyio.current_time() - held.renewed_at < lock_seconds
+
     @property
     def scopes(self) -> list[JobScope]:
         """The scopes of the running jobs."""

@@ -10,6 +10,8 @@ import structlog
 from worker_core.strict_json import Unpublishable, dumps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker_core._bullmq.queue import Queue
 
 __all__ = ["ProgressPump", "ProgressReporter"]
@@ -22,15 +24,23 @@ _INTERVAL_SECONDS = 0.5
 class ProgressReporter:
     """One job's progress. The first value goes out at once, later ones when their time has come."""
 
-    __slots__ = ("_closed", "_job_id", "_next_at", "_pending", "_pump", "_queue")
+    __slots__ = ("_closed", "_job_id", "_may_write", "_next_at", "_pending", "_pump", "_queue")
 
-    def __init__(self, pump: ProgressPump, queue: Queue, job_id: str) -> None:
+    def __init__(
+        self,
+        pump: ProgressPump,
+        queue: Queue,
+        job_id: str,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._pump = pump
         self._queue = queue
         self._job_id = job_id
         self._pending: object = None
         self._next_at = 0.0
         self._closed = False
+        self._may_write = may_write
 
     def report(self, value: object) -> None:
         """Publish `value`, now or soon; what is not JSON is logged and dropped, null says nothing."""
@@ -51,7 +61,8 @@ class ProgressReporter:
     def flush(self) -> None:
         """Send the pending value, if there is one."""
         value, self._pending = self._pending, None
-        if value is None:
+        # BullMQ's script asks for no lock: a job that another worker has by now must be left alone.
+        if value is None or not self._may_write():
             return
         self._next_at = anyio.current_time() + _INTERVAL_SECONDS
         try:

@@ -119,7 +119,7 @@ def engine_check(engine: Engine) -> HealthCheck:
                 try:
                     await host.check()
                 except WorkerCoreError as error:
-                    reasons.append(f"{host.name}: {error}")
+                    reasons.append(str(error))
                 else:
                     # One is enough, and must not wait for one that hangs.
                     asking.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-// Read jobs and the queue as a dashboard does. {queue, ids}
+// Read jobs, the queue and its charts as a dashboard does. {queue, ids}
 import { Job, Queue } from 'bullmq';
 import { closing, connection, describe, emit, input, run } from './lib.mjs';
 
@@ -9,5 +9,12 @@ await run(async () => {
     const logs = await queue.getJobLogs(id);
     emit({ job: job ? { ...(await describe(job)), logs: logs.logs } : null });
   }
-  emit({ counts: await queue.getJobCounts(), workers: await queue.getWorkers() });
+  emit({
+    counts: await queue.getJobCounts(),
+    workers: await queue.getWorkers(),
+    charts: {
+      completed: (await queue.getMetrics('completed')).meta.count,
+      failed: (await queue.getMetrics('failed')).meta.count,
+    },
+  });
 });
