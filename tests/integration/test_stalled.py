@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
@@ -360,7 +361,7 @@ async def test_locks_are_renewed_until_the_last_finish_is_acknowledged(valkey, l
             return time.monotonic() - refused_from > 3 * lock_ms / 1000
 
         await eventually_async(grew)
-        assert sum(later > earlier for earlier, later in zip(left, left[1:], strict=False)) >= 3
+        assert sum(later > earlier for earlier, later in itertools.pairwise(left)) >= 3
         limited("all")
         await one.stop(within=10)
     assert state_of(client, job_id) == "completed"

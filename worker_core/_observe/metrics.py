@@ -47,6 +47,8 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._worker_id = worker_id
         self._models: set[str] = set()
+        self._children: dict[tuple[str, str], Counter] = {}
+        self._model_children: dict[tuple[Histogram, str], Histogram] = {}
         self._began_at = time.monotonic()
         self._process = psutil.Process()
         by_model = ("worker_id", "model")
@@ -95,8 +97,8 @@ class WorkerMetrics:
 
     def job_ended(self, figures: JobFigures) -> None:
         """Count one run."""
-        labels = (self._worker_id, self._model_label(figures))
-        self._requests.labels(*labels, figures.status).inc()
+        model = self._model_label(figures)
+        self._ended_with(model, figures.status).inc()
         for histogram, value in (
             (self._seconds, figures.seconds),
             (self._queue_wait, figures.queue_wait),
@@ -106,7 +108,23 @@ class WorkerMetrics:
             (self._rate, figures.tokens_per_second),
         ):
             if value is not None:
-                histogram.labels(*labels).observe(value)
+                self._of_model(histogram, model).observe(value)
+
+    # Looking a child up by its labels costs more than counting on it, hence the caches.
+
+    def _ended_with(self, model: str, status: str) -> Counter:
+        child = self._children.get((model, status))
+        if child is None:
+            child = self._requests.labels(self._worker_id, model, status)
+            self._children[model, status] = child
+        return child
+
+    def _of_model(self, histogram: Histogram, model: str) -> Histogram:
+        child = self._model_children.get((histogram, model))
+        if child is None:
+            child = histogram.labels(self._worker_id, model)
+            self._model_children[histogram, model] = child
+        return child
 
     def _model_label(self, figures: JobFigures) -> str:
         model = figures.model
