@@ -7,13 +7,10 @@ import json
 import signal
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 
-import anyio
 import attrs
 import pytest
 
-from tests.chaos.gate import run_gate
 from tests.integration.support import (
     CHAT,
     PROBE,
@@ -388,45 +385,3 @@ async def test_a_worker_that_stops_during_anothers_stalled_checks_loses_nothing(
         assert (events["completed"], events["stalled"], events["failed"]) == (1, 0, 0)
         assert fields_of(client, job_id)["atm"] == "1"
     assert locks(client) == []
-
-
-# How many calls that takes
-
-
-@asynccontextmanager
-async def counted(valkey, ledger, settings):
-    """Run a worker behind a gate that counts its calls by script."""
-    async with anyio.create_task_group() as tasks:
-        gate = await tasks.start(run_gate, valkey.server.port)
-        async with running(gate.url, probe(ledger), settings):
-            yield gate
-        tasks.cancel_scope.cancel()
-
-
-def is_blocked(client):
-    """Whether a worker waits at the server for the next job."""
-    return any(one["cmd"] == "bzpopmin" and "b" in one["flags"] for one in client.client_list())
-
-
-async def test_a_backlog_takes_one_call_a_job(valkey):
-    """A finish brings the next job along: only the first of each slot is claimed by itself."""
-    client, ledger, total, slots = valkey.client, Ledger(), 200, 4
-    for _ in range(total):
-        put(client, PROBE, {})
-    async with counted(valkey, ledger, {"worker": {"concurrency": slots}}) as gate:
-        await eventually_async(lambda: len(ledger.outcomes) == total)
-        assert gate.calls["moveToFinished"] == total
-        assert slots <= gate.calls["moveToActive"] <= 2 * slots + 2
-
-
-async def test_an_idle_worker_asks_once_a_slot_and_once_more(valkey):
-    """As BullMQ's own: `moveToActive` is called concurrency + 1 times, and then it blocks."""
-    client, ledger, slots = valkey.client, Ledger(), 3
-    settings = {"worker": {"concurrency": slots}, "queue": {"drain_delay": "1m"}}
-    for _ in range(slots):
-        put(client, PROBE, {"seconds": 0.3})
-    async with counted(valkey, ledger, settings) as gate:
-        await eventually_async(lambda: len(ledger.outcomes) == slots)
-        await eventually_async(lambda: is_blocked(client))
-        # One more for the marker that a claim leaves behind for others.
-        assert slots + 1 <= gate.calls["moveToActive"] <= slots + 2
