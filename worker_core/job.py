@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         EmbedCall,
         EngineProgress,
     )
+    from worker_core.errors import FailureClass
     from worker_core.redis import Redis
 
 __all__ = [
@@ -39,7 +40,7 @@ RequestT = TypeVar("RequestT")
 
 
 class Outcome(enum.Enum):
-    """How a run of a job ended."""
+    """How a run of a job ended. More may come: match with a default."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -146,6 +147,10 @@ class JobContext(Protocol):
         """Publish how far the job is (any JSON); sent at most twice a second, the newest wins."""
         ...
 
+    def note(self, line: str) -> None:
+        """Add a line to the job's own log, which BullMQ's dashboards show."""
+        ...
+
     def warn(self, text: str) -> None:
         """Add a warning to the result envelope."""
         ...
@@ -218,5 +223,7 @@ class JobEvent:
     """With `ENDED`."""
     reason: str | None = None
     """Why it did not complete."""
+    failure: FailureClass | None = None
+    """How the engine failed, where it was the engine."""
     run_seconds: float | None = None
     """With `ENDED`: from claim to end."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from anyio.abc import TaskStatus
@@ -65,13 +66,17 @@ class ServiceContext(Protocol):
         ...
 
 
-@runtime_checkable
-class Service(Protocol):
+class Service(abc.ABC):
     """A long-lived task of a plugin."""
 
-    name: str
-    restart: RestartPolicy
+    restart: RestartPolicy = RestartPolicy()
+    """What follows a crash."""
 
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Names it in logs and metrics."""
+
+    @abc.abstractmethod
     async def run(self, context: ServiceContext, *, task_status: TaskStatus[None]) -> None:
         """Run until cancelled; call `task_status.started()` when ready. Returning ends it for good."""
-        ...

@@ -195,6 +195,7 @@ def test_options_of_a_worker_are_read_and_all_others_left_alone() -> None:
         telemetry=None,
     ) == JobOptions(
         attempts=2,
+        delay=5,
         lifo=True,
         keep_logs=10,
         stack_trace_limit=3,
@@ -203,6 +204,12 @@ def test_options_of_a_worker_are_read_and_all_others_left_alone() -> None:
         ignore_dependency=True,
         remove_dependency=True,
     )
+
+
+@pytest.mark.parametrize("delay", ["soon", True, None, {}])
+def test_a_delay_that_is_none_is_no_fault(delay: object) -> None:
+    # It has been served by then, and is read for measuring only.
+    assert options_of(delay=delay) == JobOptions()
 
 
 @pytest.mark.parametrize("name", ["attempts", "keepLogs", "stackTraceLimit"])

@@ -18,6 +18,8 @@ from worker_core.engine import (
     ChatChunk,
     EmbedAnswer,
     EmbedCall,
+    Engine,
+    Host,
     HostLimits,
     Message,
     Operation,
@@ -59,7 +61,7 @@ class Step:
 
 
 @attrs.define(eq=False)
-class MemoryHost:
+class MemoryHost(Host):
     """`worker_core.engine.Host` in memory: a script of answers, and a record of what was asked."""
 
     name: str = "memory:1"
@@ -147,7 +149,7 @@ class MemoryHost:
 
 
 @attrs.frozen
-class MemoryEngine:
+class MemoryEngine(Engine):
     """`worker_core.engine.Engine` around hosts in memory."""
 
     hosts: tuple[MemoryHost, ...]

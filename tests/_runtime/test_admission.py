@@ -35,6 +35,7 @@ class Caller:
     phases: list[Phase] = attrs.field(factory=list)
     admitted_at: float | None = None
     host: object = None
+    load_seconds: float | None = None
     error: EngineError | None = None
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
@@ -45,9 +46,10 @@ class Caller:
     async def run(self) -> None:
         with self.scope:
             try:
-                async with self.admission.admit(self.entry) as host:
+                async with self.admission.admit(self.entry) as admitted:
                     self.admitted_at = anyio.current_time()
-                    self.host = host
+                    self.host = admitted.host
+                    self.load_seconds = admitted.load_seconds
                     await anyio.sleep(self.keep_seconds)
             except EngineError as error:
                 self.error = error
@@ -117,7 +119,7 @@ async def test_a_host_that_answers_late_that_a_model_is_absent_loads_it_once(
     autojump_clock: object, host: MemoryHost, admission: Admission
 ) -> None:
     # What the second is told was true when the host looked: before the first one's load.
-    host.ps_seconds, host.load_seconds = 5, 1
+    host.ps_seconds, host.load_seconds = 4, 1
 
     async def later() -> None:
         await anyio.sleep(3)
@@ -408,3 +410,69 @@ async def test_how_long_a_load_took_is_logged(
         await run_all(Caller(admission))
     (entry,) = [entry for entry in logs if entry["event"] == "model loaded"]
     assert (entry["model"], entry["host"], entry["seconds"]) == ("llama3", "memory:1", 12.5)
+
+
+def away(times: int) -> list[BaseException]:
+    return [EngineError(FailureClass.UNREACHABLE, "refused") for _ in range(times)]
+
+
+async def test_a_host_that_is_away_for_a_while_is_waited_for(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(loaded={"llama3"}, ps_errors=away(4))
+    patient = Admission(
+        MemoryEngine((host,)), loads, max_wait=MAX_WAIT, engine_patience=timedelta(seconds=30)
+    )
+    caller = Caller(patient)
+    await run_all(caller)
+    assert caller.host is host
+    assert caller.admitted_at is not None
+    assert 1 < caller.admitted_at < 10
+
+
+async def test_a_host_that_stays_away_is_given_up_once_patience_is_over(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(ps_errors=away(1000))
+    patient = Admission(
+        MemoryEngine((host,)), loads, max_wait=MAX_WAIT, engine_patience=timedelta(seconds=30)
+    )
+    caller = Caller(patient)
+    began = anyio.current_time()
+    await run_all(caller)
+    assert isinstance(caller.error, AdmissionTimeout)
+    assert caller.error.failure is FailureClass.UNREACHABLE
+    assert "refused" in str(caller.error)
+    assert 25 < anyio.current_time() - began <= 30
+    assert host.ps_calls < 40
+
+
+async def test_a_host_that_does_not_say_what_it_has_loaded_is_away(
+    autojump_clock: object, host: MemoryHost, admission: Admission
+) -> None:
+    host.ps_seconds = 100_000
+    caller = Caller(admission)
+    began = anyio.current_time()
+    await run_all(caller)
+    assert caller.error is not None
+    assert caller.error.failure is FailureClass.UNREACHABLE
+    assert anyio.current_time() - began == 5
+
+
+async def test_a_load_makes_every_other_model_be_asked_for(
+    autojump_clock: object, host: MemoryHost, admission: Admission
+) -> None:
+    # To make room, the host may have thrown out any of them.
+    for model in ("llama3", "llama3", "qwen3", "llama3"):
+        await run_all(Caller(admission, model=model))
+    assert host.ps_calls == 3
+
+
+async def test_the_wait_for_a_load_is_told(
+    autojump_clock: object, host: MemoryHost, admission: Admission
+) -> None:
+    host.load_seconds = 7
+    loading, after = Caller(admission), Caller(admission)
+    await run_all(loading)
+    await run_all(after)
+    assert (loading.load_seconds, after.load_seconds) == (7, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from datetime import timedelta
 from typing import Any
 
@@ -286,13 +288,36 @@ def test_no_fault_of_a_url_tells_its_password() -> None:
 
 
 @pytest.mark.parametrize(
-    ("duration", "renew"), [("10s", "10s"), ("10s", "20s"), ("30s", "30000ms")]
+    ("duration", "renew"),
+    [("10s", "10s"), ("10s", "20s"), ("30s", "29s"), ("30s", "20001ms")],
 )
-def test_locks_that_run_out_before_they_are_renewed_are_refused(duration: str, renew: str) -> None:
+def test_locks_that_may_run_out_before_they_are_renewed_are_refused(
+    duration: str, renew: str
+) -> None:
     file = {**NO_ENGINE, "queue": {"lock_duration": duration, "lock_renew_time": renew}}
     fault = faults_of(file)["queue.lock_renew_time"]
-    assert fault.message.startswith("must be shorter than lock_duration")
+    assert fault.message.startswith("must be at most two thirds of lock_duration")
     assert fault.source == "worker.toml"
+
+
+def test_locks_may_be_renewed_after_two_thirds_of_their_time() -> None:
+    configure({**NO_ENGINE, "queue": {"lock_duration": "30s", "lock_renew_time": "20s"}})
+
+
+@pytest.mark.parametrize("text", ["", "two words", "büro-1", "line\n", "a\tb", "\x7f"])
+@pytest.mark.parametrize(("table", "key"), [("worker", "id"), ("queue", "prefix")])
+def test_what_cannot_be_part_of_a_connections_name_is_refused(
+    table: str, key: str, text: str
+) -> None:
+    file = {"worker": {"engine": "none"}, "queue": {}}
+    file[table] = {**file[table], key: text}
+    fault = faults_of(file)[f"{table}.{key}"]
+    assert fault.message.startswith("must be printable ASCII characters without spaces")
+
+
+def test_a_host_whose_name_is_not_ascii_has_a_worker_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Jürgens Rechner")
+    assert configure(NO_ENGINE).core.worker.id == f"J-rgens-Rechner-{os.getpid()}"
 
 
 def test_an_impossible_combination_made_with_a_default_is_refused_too() -> None:

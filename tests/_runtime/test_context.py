@@ -33,14 +33,23 @@ class Reported:
         self.values.append(value)
 
 
-def context_in(scope: JobScope, reporter: Reported | None = None) -> Context:
+def context_in(
+    scope: JobScope, reporter: Reported | None = None, lines: list[str] | None = None
+) -> Context:
     return Context(
         job=JOB,
         engine=NoEngine(),
         redis=cast("Any", None),
         scope=scope,
         reporter=cast("Any", reporter or Reported()),
+        log_line=(lines if lines is not None else []).append,
     )
+
+
+async def test_a_note_goes_into_the_jobs_own_log() -> None:
+    lines: list[str] = []
+    context_in(JobScope(), lines=lines).note("half way")
+    assert lines == ["half way"]
 
 
 async def test_the_time_left_is_that_of_the_jobs_own_clock(autojump_clock: object) -> None:

@@ -173,11 +173,19 @@ async def test_the_worker_waits_for_the_first_start(autojump_clock: object) -> N
         tasks.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("run", [nothing, crash_after(3)], ids=["returns", "crashes"])
-async def test_a_start_that_ends_before_it_is_ready_is_a_crash_that_the_worker_survives(
-    autojump_clock: object, run: Callable[[], Awaitable[None]]
+async def test_a_service_that_returns_before_it_is_ready_is_done(autojump_clock: object) -> None:
+    supervision = Supervision(ScriptedService([nothing], starts_late=True))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(supervision.run)
+    assert supervision.ended
+    assert supervision.spent == []
+    assert len(supervision.service.started_at) == 1
+
+
+async def test_a_start_that_crashes_before_it_is_ready_is_a_crash_that_the_worker_survives(
+    autojump_clock: object,
 ) -> None:
-    supervision = Supervision(ScriptedService([run] * 4, starts_late=True))
+    supervision = Supervision(ScriptedService([crash_after(3)] * 4, starts_late=True))
     with capture_logs() as logs:
         async with anyio.create_task_group() as tasks:
             await tasks.start(supervision.run)

@@ -30,7 +30,7 @@ FAULTS_OF_BAD = {
     "worker.max_wait": "expected a duration such as '300s'.*found 'ten minutes'",
     "redis.url": "scheme 'http' is not known",
     "redis.reply_timeout": "expected a duration such as '300s', found a number",
-    "queue.lock_renew_time": "must be shorter than lock_duration",
+    "queue.lock_renew_time": "must be at most two thirds of lock_duration",
     "log.level": "expected one of 'debug', 'info', 'warning', 'error', found 'chatty'",
     "plugins.chat.timeout": "expected a duration such as '300s'.*found '-5s'",
     "plugins.chat.max_prompt_chars": "must be >= 1: 0",
@@ -198,6 +198,25 @@ def test_the_table_for_people_shows_values_as_they_are(monkeypatch: pytest.Monke
     assert result.exit_code == 0
     assert "redis://[fe80::1]:6379" in result.stdout
     assert "[bold]me[/nothing]" in result.stdout
+
+
+def test_nothing_is_cut_where_the_table_goes_to_a_file(tmp_path: Path) -> None:
+    file = tmp_path / f"{'long-' * 30}.toml"
+    file.write_text(GOOD.read_text())
+    (tmp_path / ".env").write_text("MAX_CONCURRENT_REQUESTS=8\n")
+    command = [sys.executable, "-m", "worker_core", "config", "show", "--config", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    assert [
+        "plugins.ollama.max_concurrent_requests",
+        "8",
+        ".env MAX_CONCURRENT_REQUESTS",
+    ] in lines
+    assert [
+        "plugins.ollama.runner_by_model",
+        '{"qwen3:8b": {"num_ctx": 16384}}',
+        str(file),
+    ] in lines
 
 
 def test_notices_are_shown_apart_from_the_settings() -> None:

@@ -11,11 +11,11 @@ from threading import Event, Thread
 import pytest
 from click.testing import CliRunner
 
-from worker_core.cli.health import group
+from worker_core.cli.health import command
 
 
 def check(*arguments):
-    return CliRunner().invoke(group, ["check", *arguments])
+    return CliRunner().invoke(command, ["check", *arguments])
 
 
 @pytest.fixture

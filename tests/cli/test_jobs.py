@@ -10,7 +10,7 @@ import anyio
 import pytest
 from click.testing import CliRunner
 
-from worker_core.cli.jobs import group
+from worker_core.cli.jobs import command
 from worker_core.testing.polling import eventually_async
 
 COMMAND = [sys.executable, "-m", "worker_core", "jobs"]
@@ -29,7 +29,7 @@ def jobs(valkey, monkeypatch, tmp_path):
     monkeypatch.setenv("REDIS_URL", valkey.url)
 
     def run(*arguments, stdin=None):
-        return CliRunner().invoke(group, arguments, input=stdin)
+        return CliRunner().invoke(command, arguments, input=stdin)
 
     return run
 

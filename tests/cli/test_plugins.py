@@ -107,6 +107,11 @@ def test_a_file_says_what_is_enabled_also_where_it_has_faults(tmp_path: Path) ->
     assert not row("chat", "--config", file)["enabled"]
 
 
+def test_names_may_be_given_with_blanks_and_empty_places() -> None:
+    assert row("echo", "--plugins", "chat, echo,")["enabled"]
+    assert not [found for found in listed("--plugins", "chat,") if not found["name"]]
+
+
 def test_the_table_for_people_names_everything() -> None:
     result = run("--plugins", "chat")
     (line,) = [line for line in result.stdout.splitlines() if "worker-core-chat" in line]

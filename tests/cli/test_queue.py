@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from worker_core._bullmq.adding import AddOptions, add
 from worker_core._bullmq.keys import QueueKeys
-from worker_core.cli.queue import group
+from worker_core.cli.queue import command
 from worker_core.embedded import EmbeddedValkey
 from worker_core.testing.polling import eventually
 
@@ -36,7 +36,7 @@ def stats(valkey, monkeypatch, tmp_path):
     monkeypatch.setenv("REDIS_URL", valkey.url)
 
     def run(*arguments):
-        return CliRunner().invoke(group, ["stats", *arguments])
+        return CliRunner().invoke(command, ["stats", *arguments])
 
     return run
 
@@ -196,7 +196,7 @@ class Watch:
     """`queue stats --watch` as a process."""
 
     def __init__(self, url, folder, *arguments):
-        command = [sys.executable, "-c", "from worker_core.cli.queue import group; group()"]
+        command = [sys.executable, "-c", "from worker_core.cli.queue import command; command()"]
         command += ["stats", "--watch", "--interval", "100ms", "--redis-url", url, *arguments]
         # A terminal of its own, as people have: only there a table is drawn anew.
         self._terminal, other_end = os.openpty()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.plugins.support import Site
 from worker_core.cli import main
-from worker_core.cli.root import _GROUPS
+from worker_core.cli.root import _COMMANDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def run(*arguments: str) -> Result:
 def test_bare_worker_core_prints_help(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 0
-    for name in ("run", *_GROUPS):
+    for name in ("run", *_COMMANDS):
         assert f"\n  {name} " in result.stdout
 
 
@@ -60,7 +60,7 @@ def test_the_version_is_told() -> None:
     assert result.stdout.startswith("worker-core, version ")
 
 
-@pytest.mark.parametrize("name", ["run", *_GROUPS])
+@pytest.mark.parametrize("name", ["run", *_COMMANDS])
 def test_every_command_has_help(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0, result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from worker_core.testing.polling import eventually
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
-_BLOCK = re.compile(r"^```\w+ file=(?P<path>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^```\w+ (?P<word>\w+)=(?P<path>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
-def blocks() -> dict[str, str]:
-    """Return the page's code blocks that name a file."""
-    return {match["path"]: match["text"] for match in _BLOCK.finditer(PAGE.read_text())}
+def blocks(word: str = "file") -> dict[str, str]:
+    """Return the page's code blocks that name a file of the package, or of its `test`."""
+    found = (match for match in _BLOCK.finditer(PAGE.read_text()) if match["word"] == word)
+    return {match["path"]: match["text"] for match in found}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,23 @@ def test_the_tutorials_package_is_found_and_runs_a_job(installed, valkey, start_
         eventually(lambda: valkey.client.zscore("bull:echo:completed", job.id))
     envelope = json.loads(valkey.client.hget(f"bull:echo:{job.id}", "returnvalue"))
     assert envelope["answer"] == "hi hi"
+
+
+def test_the_pages_test_passes_as_it_is_written(installed, tmp_path):
+    assert set(blocks("test")) == {"pyproject.toml", "test_echo.py"}
+    for path, text in blocks("test").items():
+        (tmp_path / path).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_every_hook_is_on_the_page_and_no_other():

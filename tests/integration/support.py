@@ -181,7 +181,6 @@ async def running(
             yield one
         except Exception as error:  # noqa: BLE001  # raised again below, outside of the group
             failure = error
-        for _ in range(2):
-            one.worker.request_stop("the test has ended")
+        one.worker.hurry("the test has ended")
     if failure is not None:
         raise failure

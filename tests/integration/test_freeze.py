@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -211,3 +212,15 @@ async def test_a_hang_is_known_while_it_lasts_and_for_a_while_after(watched, mon
     )
     assert reason.startswith("the event loop hung for 0.")
     await eventually_async(lambda: watched.frozen_reason is None, within=3)
+
+
+def test_a_process_that_was_stopped_is_not_taken_for_a_hang(start_blocker):
+    process = start_blocker()
+    assert live(process).status_code == 200
+    process.signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    eventually(lambda: time.monotonic() - stopped_at > 4 * LIMIT)
+    process.signal(signal.SIGCONT)
+    rounds_end = time.monotonic() + 2 * LIMIT
+    eventually(lambda: time.monotonic() > rounds_end and live(process).status_code == 200)
+    assert logged(process, "the event loop hangs") == []

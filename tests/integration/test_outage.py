@@ -364,6 +364,7 @@ async def test_a_second_stop_is_heard_though_redis_answers_nothing(valkey):
         await eventually_async(lambda: state_of(client, claimed) == "active")
         proxy.blackhole()
         one.worker.request_stop("first")
+        one.worker.hurry("second")
         await one.stop(within=13)
 
 

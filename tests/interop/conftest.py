@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from worker_core.testing.fixtures import ValkeyFixture
     from worker_core.testing.processes import WorkerProcess
-    from worker_core.testing.pytest_plugin import ValkeyFixture
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from worker_core._runtime.worker import Worker
     from worker_core.testing.fake_engine import FakeEngine
-    from worker_core.testing.pytest_plugin import ValkeyFixture
+    from worker_core.testing.fixtures import ValkeyFixture
 
 MODEL = "nomic-embed-text"
 TOGETHER = 10

@@ -35,12 +35,20 @@ class GiveUp:
 NextStep: TypeAlias = RetryAfter | GiveUp
 
 
-def next_step(job: StoredJob, *, retryable: bool, random: Callable[[], float]) -> NextStep:
+def next_step(
+    job: StoredJob,
+    *,
+    retryable: bool,
+    random: Callable[[], float],
+    max_started: int | None = None,
+) -> NextStep:
     """Decide what follows the failure of the attempt that has just run.
 
     `random` gives numbers in [0, 1) for the jitter.
     """
     if not retryable or job.attempts_made + 1 >= job.options.attempts:
+        return GiveUp()
+    if max_started is not None and max_started <= job.attempts_started:
         return GiveUp()
     backoff = job.options.backoff
     if backoff is None:

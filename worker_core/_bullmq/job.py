@@ -54,6 +54,8 @@ class JobOptions:
     """The options that concern a worker, under BullMQ's names in snake case."""
 
     attempts: int = 0
+    delay: float = 0
+    """Milliseconds that the producer asked for."""
     backoff: Backoff | None = None
     lifo: bool = False
     remove_on_complete: KeepJobs | None = None
@@ -226,6 +228,9 @@ def _in_our_names(found: dict[str, Any]) -> dict[str, object]:
         value = named.get(name)
         if isinstance(value, float) and value.is_integer():
             named[name] = _exact(value)
+    delay = found.get("delay")
+    if isinstance(delay, int | float) and not isinstance(delay, bool):
+        named["delay"] = max(0, delay)  # for measuring only: what it is not, is no fault
     backoff = found.get("backoff")
     if isinstance(backoff, int | float) and not isinstance(backoff, bool):
         named["backoff"] = Backoff("fixed", backoff) if backoff else None

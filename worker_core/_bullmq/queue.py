@@ -1,7 +1,7 @@
 """One queue over its links: claiming, finishing, renewing; what a worker does with it.
 
 Losses are not hidden here: `ReplyLost` reaches the caller, who asks what happened by `owned_by`
-and `is_settled`, since only the caller knows what it meant to do.
+and `settled`, since only the caller knows what it meant to do.
 """
 
 from __future__ import annotations
@@ -132,7 +132,11 @@ class Queue:
             within=(timeout + _BLOCK_SLACK).total_seconds(),
         )
         due_ms = replies.read_marker(reply)
-        return timedelta(milliseconds=max(0.0, due_ms - calls.now_ms())) if due_ms else None
+        if not due_ms:
+            return None
+        # A producer's delay may be more than a duration can hold.
+        longest_ms = _LONGEST_BLOCK / timedelta(milliseconds=1)
+        return timedelta(milliseconds=min(max(0.0, due_ms - calls.now_ms()), longest_ms))
 
     def post_progress(self, job_id: str, progress: bytes) -> None:
         """Publish progress without waiting for the answer; it is worth no job's time."""

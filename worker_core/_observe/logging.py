@@ -31,7 +31,13 @@ def configure_logging(settings: LogSettings, *, worker_id: str | None = None) ->
     if not settings.content:
         shared.append(_without_content)
     rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # With rich there, the default shows the locals of every frame: prompts, passwords.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )

@@ -33,7 +33,7 @@ class JobFigures:
     """Whether the model has answered: only such names get label values of their own."""
     status: str
     seconds: float
-    queue_wait: float
+    queue_wait: float | None
     admission: float | None = None
     load: float | None = None
     first_token: float | None = None
@@ -59,13 +59,15 @@ class WorkerMetrics:
             "llm_worker_request_duration_seconds", "From claim to end.", _SECONDS
         )
         self._queue_wait = self._histogram(
-            "llm_worker_queue_wait_seconds", "From adding the job to its claim.", _SECONDS
+            "llm_worker_queue_wait_seconds",
+            "From when a job was due to its claim; first attempts only.",
+            _SECONDS,
         )
         self._admission = self._histogram(
             "llm_worker_admission_seconds", "The wait for a model and a place.", _SECONDS
         )
         self._load = self._histogram(
-            "llm_worker_model_load_seconds", "Loading, as the engine told.", _SECONDS
+            "llm_worker_model_load_seconds", "How long a load was waited for.", _SECONDS
         )
         self._first_token = self._histogram(
             "llm_worker_first_token_seconds", "From the engine call to the first piece.", _SECONDS

@@ -8,6 +8,7 @@ wire the first byte covers all three.
 
 from __future__ import annotations
 
+import random
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from worker_core.engine import Engine, Host, Operation
 
-__all__ = ["Admission", "AdmissionTimeout", "Entry"]
+__all__ = ["Admission", "AdmissionTimeout", "Admitted", "Entry"]
 
 _log = structlog.get_logger("worker_core.admission")
 
@@ -36,8 +37,21 @@ _FRESH_FOR = timedelta(seconds=30).total_seconds()
 """How long a model that has just answered counts as loaded without asking the host."""
 
 
+_ASK_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
 class AdmissionTimeout(EngineError):
     """The model and a place were not to be had in time; asking again at once would not help."""
+
+
+@attrs.frozen
+class Admitted:
+    """A place on a host that has the model; how long its load was waited for, in seconds."""
+
+    host: Host
+    load_seconds: float | None
 
 
 @attrs.frozen
@@ -48,6 +62,8 @@ class Entry:
     operation: Operation
     express: bool
     on_phase: Callable[[Phase], None]
+    stays_loaded: bool = True
+    """Whether the host keeps the model after the call."""
 
 
 class _Load:
@@ -79,12 +95,14 @@ class Admission:
         loads: TaskGroup,
         *,
         max_wait: timedelta,
+        engine_patience: timedelta = timedelta(),
         policy: PlacePolicy | None = None,
     ) -> None:
         order = policy or ArrivalOrder()
         self._hosts = [_HostState(host, order) for host in engine.hosts]
         self._loads = loads
         self._max_wait = max_wait
+        self._engine_patience = engine_patience.total_seconds()
 
     @property
     def max_retries(self) -> int:
@@ -92,17 +110,18 @@ class Admission:
         return max(state.host.limits.max_retries for state in self._hosts)
 
     @asynccontextmanager
-    async def admit(self, entry: Entry) -> AsyncIterator[Host]:
+    async def admit(self, entry: Entry) -> AsyncIterator[Admitted]:
         """Wait until the model is loaded and a place is free; hold the place for the body.
 
-        Raises `EngineError`: the load's own failure, or `BUSY` after `max_wait`.
+        Raises `EngineError`: the load's own failure, `UNREACHABLE` when the host was away for
+        longer than `engine_patience`, or `BUSY` after `max_wait`.
         """
         state = min(self._hosts, key=lambda candidate: candidate.in_use)
         state.in_use += 1
         try:
             try:
                 with anyio.fail_after(self._max_wait.total_seconds()):
-                    await self._ensure_loaded(state, entry)
+                    load_seconds = await self._outwait(state, entry)
                     entry.on_phase(Phase.WAITING)
                     await state.places.acquire(entry.model, express=entry.express)
             except TimeoutError:
@@ -112,7 +131,7 @@ class Admission:
                     f"{self._max_wait.total_seconds():g} s (worker.max_wait)",
                 ) from None
             try:
-                yield state.host
+                yield Admitted(state.host, load_seconds)
             finally:
                 state.places.release()
         finally:
@@ -120,6 +139,9 @@ class Admission:
 
     def succeeded(self, host: Host, entry: Entry) -> None:
         """Note that a call was answered: the model is loaded for a while."""
+        if not entry.stays_loaded:
+            self.failed(host, entry)
+            return
         self._state_of(host).loaded_until[_key(entry)] = anyio.current_time() + _FRESH_FOR
 
     def failed(self, host: Host, entry: Entry) -> None:
@@ -129,36 +151,61 @@ class Admission:
     def _state_of(self, host: Host) -> _HostState:
         return next(state for state in self._hosts if state.host is host)
 
-    async def _ensure_loaded(self, state: _HostState, entry: Entry) -> None:
+    async def _outwait(self, state: _HostState, entry: Entry) -> float | None:
+        """See that the model is loaded, also where the host is away for a while, as in a restart."""
+        give_up_at: float | None = None
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._ensure_loaded(state, entry)
+            except EngineError as error:
+                if error.failure is not FailureClass.UNREACHABLE:
+                    raise
+                now = anyio.current_time()
+                give_up_at = give_up_at or now + self._engine_patience
+                if now + pause > give_up_at:
+                    raise AdmissionTimeout(error.failure, error.message) from error
+            entry.on_phase(Phase.WAITING)
+            await anyio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter, no secret
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _ensure_loaded(self, state: _HostState, entry: Entry) -> float | None:
+        """Load the model unless it is; return how long a load was waited for, in seconds."""
         key = _key(entry)
         if state.loaded_until.get(key, 0.0) > anyio.current_time():
-            return
+            return None
         load = state.loads.get(key)
         if load is None:
-            if canonical_model_name(entry.model) in await state.host.loaded_models():
+            if canonical_model_name(entry.model) in await _loaded_models(state.host):
                 state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
-                return
+                return None
             # Somebody else may have begun it while the host was asked, or even ended it.
             if state.loaded_until.get(key, 0.0) > anyio.current_time():
-                return
+                return None
             load = state.loads.get(key)
         if load is None:
             load = state.loads[key] = _Load()
             self._loads.start_soon(self._load, state, entry, load)
         entry.on_phase(Phase.LOADING)
+        began = anyio.current_time()
         await load.done.wait()
         if load.error is not None:
             # Each waiter raises an error of its own: one shared would gather all their traces.
             raise load.error.copy() from load.error
+        return anyio.current_time() - began
 
     async def _load(self, state: _HostState, entry: Entry, load: _Load) -> None:
         key = _key(entry)
         limit = state.host.limits.load_timeout
+        load.error = EngineError(FailureClass.UNREACHABLE, "the worker is stopping")
         try:
             async with state.one_load:
                 began = anyio.current_time()
                 with anyio.fail_after(limit.total_seconds()):
                     await state.host.load(entry.model, entry.operation)
+            load.error = None
+            # To make room the host may have thrown out any other model.
+            state.loaded_until.clear()
             state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
             _log.info(
                 "model loaded",
@@ -179,12 +226,21 @@ class Admission:
             load.error = EngineError(FailureClass.CRASHED, f"loading raised {error!r}")
         finally:
             # Also when the worker ends: nobody may wait for a load that is gone.
-            if load.error is None and key not in state.loaded_until:
-                load.error = EngineError(FailureClass.UNREACHABLE, "the worker is stopping")
             if load.error is not None:
                 _log.warning("model not loaded", model=entry.model, reason=str(load.error))
             del state.loads[key]
             load.done.set()
+
+
+async def _loaded_models(host: Host) -> frozenset[str]:
+    try:
+        with anyio.fail_after(_ASK_SECONDS):
+            return await host.loaded_models()
+    except TimeoutError:
+        raise EngineError(
+            FailureClass.UNREACHABLE,
+            f"{host.name} did not tell within {_ASK_SECONDS:g} s which models it has loaded",
+        ) from None
 
 
 def _key(entry: Entry) -> tuple[str, Operation]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import structlog
 
 from worker_core._bullmq.calls import now_ms
@@ -25,7 +26,9 @@ __all__ = ["Consumer", "Slot"]
 
 _log = structlog.get_logger("worker_core.consumer")
 
-_LONGEST_LIMIT = timedelta(seconds=30)
+_LONGEST_LIMIT_MS = 30_000
+_LONGEST_WAIT_MS = 10_000
+"""A producer's delay may be anything, also more than a duration can hold."""
 _CLAIM_SECONDS = 30.0
 """Longer than any reply: the link gives a sent call up before."""
 _REFUSED_PAUSE_MS = 1000
@@ -35,10 +38,12 @@ _CLAIM_IN_DOUBT = "a claim was lost and Redis does not tell whether it brought a
 class Slot:
     """One place of a consumer's concurrency; its token locks one job after the other."""
 
-    __slots__ = ("_job", "_wake", "token")
+    __slots__ = ("_job", "_wake", "ended", "token")
 
     def __init__(self, token: str) -> None:
         self.token = token
+        self.ended = False
+        """Nobody takes jobs here any more."""
         self._job: StoredJob | None = None
         self._wake = anyio.Event()
 
@@ -76,6 +81,8 @@ class Consumer:
         self._end_by = math.inf
         self._running = len(self._slots)
         self._ended = anyio.Event()
+        self.trouble: str | None = None
+        """Why no job can be claimed, though Redis answers; `None` when the last claim was heard."""
 
     @property
     def slots(self) -> list[Slot]:
@@ -114,6 +121,9 @@ class Consumer:
                     following = await self._execution.run(job, slot.token, end_by=self._end_by)
                     job = await self._next(following, slot)
         finally:
+            slot.ended = True
+            if slot in self._idle:
+                self._idle.remove(slot)
             self._running -= 1
             if not self._running:
                 self._ended.set()
@@ -128,8 +138,10 @@ class Consumer:
         return following
 
     async def run_claimer(self) -> None:
-        """Claim until cancelled; a claim that is under way is always brought to its end."""
+        """Claim until cancelled or closed; a claim that was sent is brought to its end."""
         while True:
+            # With a full queue and free slots nothing below waits: a cancel must be seen here.
+            await anyio.lowlevel.checkpoint()
             slot = await self._free_slot()
             try:
                 claim = await self._claim(slot)
@@ -137,7 +149,7 @@ class Consumer:
                 self._free(slot)
                 raise
             if isinstance(claim, StoredJob):
-                if self._closing:
+                if self._closing or slot.ended:
                     await self._return(claim, slot)
                     self._free(slot)
                     return
@@ -156,7 +168,7 @@ class Consumer:
         """Put back a slot that got no job, or end it where the consumer is closing."""
         if self._closing:
             slot.give(None)
-        else:
+        elif not slot.ended:
             self._idle.appendleft(slot)
 
     async def _claim(self, slot: Slot) -> Claim:
@@ -167,7 +179,9 @@ class Consumer:
             with anyio.CancelScope(shield=True) as self._claiming:
                 try:
                     with anyio.fail_after(_CLAIM_SECONDS):
-                        return await self._queue.claim(slot.token)
+                        claimed = await self._queue.claim(slot.token)
+                    self.trouble = None
+                    return claimed
                 except (ReplyLost, TimeoutError):
                     if owned := await self._find_claimed(slot):
                         return owned
@@ -176,6 +190,7 @@ class Consumer:
                     in_doubt = isinstance(error, ReplyError) and may_have_run(error)
                     if in_doubt and (owned := await self._find_claimed(slot)):
                         return owned
+                    self.trouble = f"{self.name}: {error}"
                     _log.error("no job can be claimed", queue=self.name, reason=str(error))
                     return Nothing(limited_ms=_REFUSED_PAUSE_MS)
             if self._claiming.cancelled_caught:
@@ -199,8 +214,7 @@ class Consumer:
     async def _wait_for_work(self, nothing: Nothing) -> None:
         """Wait until another claim is worth it."""
         if nothing.limited_ms:
-            limit = min(timedelta(milliseconds=nothing.limited_ms), _LONGEST_LIMIT)
-            await anyio.sleep(limit.total_seconds())
+            await anyio.sleep(min(nothing.limited_ms, _LONGEST_LIMIT_MS) / 1000)
             return
         due_in = _from_now(nothing.due_at_ms)
         while True:
@@ -217,9 +231,14 @@ class Consumer:
 
     async def _return(self, job: StoredJob, slot: Slot) -> None:
         """Give back a job that was claimed and may not start."""
-        with anyio.move_on_after(RETURN_SECONDS, shield=True):
+        with anyio.move_on_after(RETURN_SECONDS, shield=True) as bound:
             await self._execution.give_back(job, slot.token)
+        if bound.cancelled_caught:
+            # Its lock runs out, and the stalled check puts it back.
+            _log.error("a job could not be returned in time", queue=self.name, job_id=job.id)
 
 
 def _from_now(due_at_ms: int) -> timedelta | None:
-    return timedelta(milliseconds=max(0, due_at_ms - now_ms())) if due_at_ms else None
+    if not due_at_ms:
+        return None
+    return timedelta(milliseconds=min(max(0, due_at_ms - now_ms()), _LONGEST_WAIT_MS))

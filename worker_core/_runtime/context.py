@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from worker_core._runtime.progress import ProgressReporter
@@ -31,6 +33,7 @@ class Context:
         redis: Redis,
         scope: JobScope,
         reporter: ProgressReporter,
+        log_line: Callable[[str], None],
     ) -> None:
         self.job = job
         self.engine = engine
@@ -38,6 +41,7 @@ class Context:
         self.warnings: list[str] = []
         self._scope = scope
         self._reporter = reporter
+        self._log_line = log_line
 
     @cached_property
     def log(self) -> FilteringBoundLogger:
@@ -57,6 +61,10 @@ class Context:
     def progress(self, value: object) -> None:
         """Publish how far the job is."""
         self._reporter.report(value)
+
+    def note(self, line: str) -> None:
+        """Add a line to the job's own log."""
+        self._log_line(line)
 
     def warn(self, text: str) -> None:
         """Add a warning to the result envelope."""

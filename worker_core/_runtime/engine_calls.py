@@ -37,6 +37,9 @@ AnswerT = TypeVar("AnswerT", ChatAnswer, EmbedAnswer)
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 4.0
+_UNLOADING: tuple[object, ...] = (0, "0", "0s", "0m")
+"""What a call says by which the host unloads the model behind it."""
+
 _RETRIED = frozenset({FailureClass.BUSY, FailureClass.UNREACHABLE, FailureClass.CRASHED})
 """What may pass in a moment. A time-out is not among them: it took the time that a retry needs."""
 
@@ -71,15 +74,21 @@ class _Clock:
         self.first_at: float | None = None
 
     @contextmanager
-    def running(self, host: Host) -> Iterator[None]:
+    def running(self, host: Host, operation: Operation) -> Iterator[None]:
         self._limits = host.limits
         self.began_at = anyio.current_time()
         self._ends_at = self.began_at + self._limits.total_timeout.total_seconds()
-        self._expect("first token", self._limits.first_token_timeout.total_seconds())
+        # Vectors come all at once: only the whole has a clock there.
+        first = math.inf if operation is Operation.EMBED else self._first_token_seconds
+        self._expect("first token", first)
         with self._scope:
             yield
         if self._scope.cancelled_caught:
             raise EngineError(FailureClass.TIMEOUT, f"{host.name} gave no {self._waiting_for}")
+
+    @property
+    def _first_token_seconds(self) -> float:
+        return self._limits.first_token_timeout.total_seconds()
 
     def beat(self) -> None:
         """Note a sign of life."""
@@ -123,7 +132,7 @@ class GuardedEngine:
             report(EngineProgress(Phase.GENERATING))
             return await host.chat(call, on_chunk)
 
-        entry = self._entry(call.model, Operation.CHAT, report)
+        entry = self._entry(call, Operation.CHAT, report)
         answer = await self._call(entry, attempt)
         self.use.completion_tokens += answer.eval_count or 0
         if answer.eval_count and answer.eval_duration:
@@ -136,12 +145,21 @@ class GuardedEngine:
         async def attempt(host: Host, _: _Clock) -> EmbedAnswer:
             return await host.embed(call)
 
-        return await self._call(self._entry(call.model, Operation.EMBED, _ignore), attempt)
+        return await self._call(self._entry(call, Operation.EMBED, _ignore), attempt)
 
     def _entry(
-        self, model: str, operation: Operation, report: Callable[[EngineProgress], None]
+        self,
+        call: ChatCall | EmbedCall,
+        operation: Operation,
+        report: Callable[[EngineProgress], None],
     ) -> Entry:
-        return Entry(model, operation, self._express, lambda phase: report(EngineProgress(phase)))
+        return Entry(
+            model=call.model,
+            operation=operation,
+            express=self._express,
+            on_phase=lambda phase: report(EngineProgress(phase)),
+            stays_loaded=call.keep_alive not in _UNLOADING,
+        )
 
     async def _call(
         self, entry: Entry, attempt: Callable[[Host, _Clock], Awaitable[AnswerT]]
@@ -173,12 +191,16 @@ class GuardedEngine:
         asked_at = anyio.current_time()
         async with AsyncExitStack() as stack:
             # The job's own clock covers what follows admission, so it stands still during it.
-            with self._scope.paused():
-                host = await stack.enter_async_context(self._admission.admit(entry))
-            self.use.admission_seconds += anyio.current_time() - asked_at
+            try:
+                with self._scope.paused():
+                    admitted = await stack.enter_async_context(self._admission.admit(entry))
+            finally:
+                self.use.admission_seconds += anyio.current_time() - asked_at
+            host = admitted.host
+            self._note_load(admitted.load_seconds)
             self._on_admitted(entry.model)
             try:
-                with clock.running(host):
+                with clock.running(host, entry.operation):
                     answer = await attempt(host, clock)
             except EngineError:
                 self._admission.failed(host, entry)
@@ -187,13 +209,18 @@ class GuardedEngine:
         self._note(entry, answer, clock)
         return answer
 
+    def _note_load(self, seconds: float | None) -> None:
+        """Add up loads: those that admission waited for, and what the engine tells of its own."""
+        if seconds is not None:
+            self.use.load_seconds = (self.use.load_seconds or 0.0) + seconds
+
     def _note(self, entry: Entry, answer: ChatAnswer | EmbedAnswer, clock: _Clock) -> None:
         use = self.use
         use.model_used = answer.model or entry.model
         use.prompt_tokens += answer.prompt_eval_count or 0
         use.warnings.extend(answer.warnings)
         if answer.load_duration is not None:
-            use.load_seconds = (use.load_seconds or 0.0) + answer.load_duration / 1e9
+            self._note_load(answer.load_duration / 1e9)
         if use.first_token_seconds is None and clock.first_at is not None:
             use.first_token_seconds = clock.first_at - clock.began_at
 

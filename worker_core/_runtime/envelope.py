@@ -9,7 +9,7 @@ import attrs
 import orjson
 from cattrs.preconf.orjson import make_converter
 
-from worker_core.engine import ChatAnswer
+from worker_core.engine import ChatAnswer, EmbedAnswer
 from worker_core.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Envelope:
     type: str
     attempt: int
     worker: str
-    queue_wait: float
+    queue_wait: float | None
     total: float
     use: EngineUse
     warnings: tuple[str, ...] = ()
@@ -79,19 +79,20 @@ def write_pointer(envelope: Envelope, *, key: str, size: int, ttl: timedelta) ->
 
 
 def _in_wire_form(answer: object) -> object:
-    if isinstance(answer, ChatAnswer):
-        return _chat_wire_form(answer)
+    if isinstance(answer, ChatAnswer | EmbedAnswer):
+        return _ollama_form(answer)
     if attrs.has(type(answer)):
         return _converter.unstructure(answer)
     return answer
 
 
-def _chat_wire_form(answer: ChatAnswer) -> dict[str, object]:
+def _ollama_form(answer: ChatAnswer | EmbedAnswer) -> dict[str, object]:
     """Return what Ollama would have answered: what it does not say is absent, not null."""
 
     def said(field: attrs.Attribute[object], value: object) -> bool:
         return value is not None and field.name != "warnings"
 
     wire = attrs.asdict(answer, recurse=False, filter=said)
-    wire["message"] = attrs.asdict(answer.message, recurse=False, filter=said)
+    if isinstance(answer, ChatAnswer):
+        wire["message"] = attrs.asdict(answer.message, recurse=False, filter=said)
     return wire

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,7 +15,7 @@ from worker_core._observe.metrics import JobFigures
 from worker_core._runtime.context import Context
 from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
-from worker_core._runtime.failure import leading_error, words_of
+from worker_core._runtime.failure import leading_error, reason_text, words_of
 from worker_core._runtime.progress import ProgressReporter
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core._runtime.settlement import (
@@ -26,7 +27,13 @@ from worker_core._runtime.settlement import (
     Settlement,
     Verdict,
 )
-from worker_core.errors import DeadlineExceeded, InvalidRequest, Unrecoverable
+from worker_core.errors import (
+    DeadlineExceeded,
+    EngineError,
+    FailureClass,
+    InvalidRequest,
+    Unrecoverable,
+)
 from worker_core.job import Job, JobEvent, JobStep, JobType, Outcome
 from worker_core.strict_json import loads
 from worker_core.structure import InvalidData, structure, unknown_members
@@ -45,6 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["Execution", "RunParts"]
 
 _log = structlog.get_logger("worker_core.job")
+
+_WARNINGS = 20
+"""How many unknown members are named; a producer's mistake must not swell every result."""
 
 _STATUS = {
     Outcome.COMPLETED: "success",
@@ -86,9 +96,13 @@ class _Run:
         self.context: Context | None = None
 
     @property
-    def queue_wait(self) -> float:
+    def queue_wait(self) -> float | None:
+        """How long it waited for a slot; of later attempts nobody wrote down when they were due."""
         stored = self.stored
-        return max(0, stored.processed_on_ms - stored.timestamp_ms) / 1000
+        if stored.attempts_made:
+            return None
+        due_ms = stored.timestamp_ms + stored.options.delay
+        return max(0.0, stored.processed_on_ms - due_ms) / 1000
 
 
 class Execution:
@@ -156,7 +170,8 @@ class Execution:
             return Failed(Unrecoverable(stored.deferred_failure))
         most = self._parts.max_started_attempts
         if most is not None and most < stored.attempts_started:
-            return Failed(Unrecoverable(f"the job was started more than {most} times"))
+            # BullMQ's own words: dashboards and alerts may look for them.
+            return Failed(Unrecoverable("job started more than allowable limit"))
         try:
             request, warnings = self._parse(stored)
         except InvalidRequest as error:
@@ -174,6 +189,7 @@ class Execution:
             redis=self._parts.redis,
             scope=scope,
             reporter=reporter,
+            log_line=partial(self._queue.post_log, stored),
         )
         context.warnings.extend(warnings)
         self._notify(run, JobStep.STARTED)
@@ -186,6 +202,8 @@ class Execution:
                     answer = await self._type.run(request, context)
                 except* Exception as group:  # noqa: BLE001  # the job boundary: judged below
                     errors.append(leading_error(group))
+                    # An error of the cleanup stands for the cancel that it came from.
+                    scope.note_stop()
         finally:
             reporter.close()
         match scope.reason:
@@ -209,7 +227,10 @@ class Execution:
         except InvalidData as error:
             raise InvalidRequest(error.faults) from None
         unknown = unknown_members(data, shape)
-        return request, [f"unknown member {name[:80]!r} was ignored" for name in unknown]
+        warnings = [f"unknown member {name[:80]!r} was ignored" for name in unknown[:_WARNINGS]]
+        if len(unknown) > _WARNINGS:
+            warnings.append(f"and {len(unknown) - _WARNINGS} more unknown members")
+        return request, warnings
 
     def _engine(self, run: _Run, scope: JobScope) -> GuardedEngine | NoEngine:
         if self._parts.admission is None:
@@ -253,8 +274,8 @@ class Execution:
             settlement = await self._settler.settle(run.stored, token, verdict)
         if not bound.cancelled_caught:
             return settlement
-        # The bound passed, or the lock was lost meanwhile: the lock runs out, and another worker
-        # takes the job. Nothing may be assumed to be written.
+        # The bound passed: the lock runs out, and another worker takes the job. Nothing may be
+        # assumed to be written.
         _log.error(
             "a job's outcome could not be written; another worker will run the job",
             job_id=run.job.id,
@@ -280,7 +301,11 @@ class Execution:
                 tokens_per_second=use.tokens_per_second,
             )
         )
-        reason = words_of(verdict.error) if isinstance(verdict, Failed) else None
+        failure = None
+        reason = None
+        if isinstance(verdict, Failed):
+            reason = reason_text(verdict.error).decode()
+            failure = verdict.error.failure if isinstance(verdict.error, EngineError) else None
         _log.debug(
             "job ended",
             job_id=run.job.id,
@@ -292,7 +317,9 @@ class Execution:
             reason=reason,
             seconds=round(seconds, 4),
         )
-        self._notify(run, JobStep.ENDED, outcome=outcome, reason=reason, seconds=seconds)
+        self._notify(
+            run, JobStep.ENDED, outcome=outcome, reason=reason, failure=failure, seconds=seconds
+        )
 
     def _notify(
         self,
@@ -302,6 +329,7 @@ class Execution:
         model: str | None = None,
         outcome: Outcome | None = None,
         reason: str | None = None,
+        failure: FailureClass | None = None,
         seconds: float | None = None,
     ) -> None:
         if self._parts.notify is not None:
@@ -312,6 +340,7 @@ class Execution:
                     model=model or run.use.model_used,
                     outcome=outcome,
                     reason=reason,
+                    failure=failure,
                     run_seconds=seconds,
                 )
             )

@@ -44,6 +44,11 @@ class Keeper:
 
     def hold(self, job_id: str, token: str, scope: JobScope) -> None:
         """Keep the lock of a job that was claimed a moment ago."""
+        before = self._held.get(job_id)
+        if before is not None:
+            # It stalled here, was put back and has come to another of our slots: the lock is that
+            # one's now, and nobody would stop the first any more.
+            before.scope.cancel(StopReason.LOCK_LOST)
         self._held[job_id] = _Held(token, scope, anyio.current_time())
 
     def release(self, job_id: str, token: str) -> None:

@@ -18,7 +18,7 @@ from worker_core._observe.logging import configure_logging
 from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core._runtime.worker import Worker
 from worker_core.embedded import EmbeddedValkey
-from worker_core.errors import RedisUnavailable
+from worker_core.errors import ConfigError, Fault, PluginError, RedisUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ __all__ = ["run_process"]
 
 _log = structlog.get_logger("worker_core.process")
 
-_EXIT_OK, _EXIT_FAILED, _EXIT_STUCK = 0, 1, 70
+_EXIT_OK, _EXIT_FAILED, _EXIT_REFUSED, _EXIT_STUCK = 0, 1, 2, 70
 _LAST_RESORT_SECONDS = 30.0
 """Beyond every bound of the stop: whoever is still in the way then does not listen."""
 
@@ -45,12 +45,18 @@ def run_process(configuration: Configuration, *, embedded: Path | None = None) -
     for notice in configuration.notices:
         _log.info("notice", text=notice)
     composition = configuration.compose()
+    if not composition.job_types and not composition.services:
+        hint = "no plugin provides anything to run: enable one, as in --plugins chat"
+        raise ConfigError([Fault("worker.plugins", hint)])
     with ExitStack() as stack:
         if embedded is not None:
             core = _start_embedded(core, embedded, stack)
         worker = Worker(core, composition)
         try:
             trio.run(_run_until_stopped, worker, core, strict_exception_groups=True)
+        except* PluginError as group:
+            _log.critical("a plugin cannot be used", reason=str(_leaf(group)))
+            return_code = _EXIT_REFUSED
         except* RedisUnavailable as group:
             _log.critical("Redis cannot be reached", reason=str(_leaf(group)))
             return_code = _EXIT_FAILED
@@ -73,29 +79,33 @@ def _start_embedded(core: CoreSettings, folder: Path, stack: ExitStack) -> CoreS
 async def _run_until_stopped(worker: Worker, core: CoreSettings) -> None:
     patience = core.worker.grace.total_seconds() + RETURN_SECONDS + _LAST_RESORT_SECONDS
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_listen, worker, patience)
+        await tasks.start(_listen, worker)
+        tasks.start_soon(_end_by_force, worker, patience)
         await worker.run()
         tasks.cancel_scope.cancel()
 
 
 async def _listen(
-    worker: Worker,
-    patience: float,
-    *,
-    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    worker: Worker, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    """Turn signals into stop requests: the first drains, the second returns what is left."""
-    timer: threading.Timer | None = None
+    """Turn signals into the stop: the first drains, the second returns what is left."""
+    heard = False
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            name = signal.Signals(number).name
+            worker.hurry(name) if heard else worker.request_stop(name)
+            heard = True
+
+
+async def _end_by_force(worker: Worker, patience: float) -> None:
+    """Once the stop has begun, whoever asked for it, see that the process ends."""
+    await worker.stop_requested.wait()
+    timer = _start_last_resort(patience)
     try:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                if timer is None:
-                    timer = _start_last_resort(patience)
-                worker.request_stop(signal.Signals(number).name)
+        await anyio.sleep_forever()
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def _start_last_resort(patience: float) -> threading.Timer:
@@ -111,7 +121,7 @@ def _start_last_resort(patience: float) -> threading.Timer:
     return timer
 
 
-def _leaf(group: BaseExceptionGroup[RedisUnavailable]) -> BaseException:
+def _leaf(group: BaseExceptionGroup[Exception]) -> BaseException:
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]

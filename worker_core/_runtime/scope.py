@@ -65,15 +65,20 @@ class JobScope:
         """Run the body in the scope; afterwards `reason` tells whether and why it was stopped."""
         with self._scope:
             yield
-        if self._scope.cancelled_caught and self._reason is None:
+        if self._scope.cancelled_caught:
+            self.note_stop()
+
+    def note_stop(self) -> None:
+        """Record why the run was stopped, if it was; also where its cleanup raised an error then."""
+        if self._scope.cancel_called and self._reason is None:
             self._reason = self._expires_for
 
     @contextmanager
     def settling(self, bound_seconds: float) -> Iterator[anyio.CancelScope]:
         """Run the writing of the outcome, shielded, bounded by `bound_seconds` and by the drain.
 
-        The body is left early when the bound passes or the lock is lost; the scope then says so
-        by `cancelled_caught`.
+        The body is left early when the bound passes; the scope then says so by
+        `cancelled_caught`.
         """
         # The run is over: from here on the drain shortens this scope instead, and leaves it time
         # to put the job back.
@@ -127,7 +132,11 @@ class JobScope:
         self._apply()
 
     def cancel(self, reason: StopReason) -> None:
-        """Stop the job now."""
+        """Stop the job's run now; its settlement is not stopped."""
+        if self._settle_by is not None:
+            # Every script that settles checks the lock itself. And after a lost reply a renewal
+            # may find the lock gone because the finish has run: that must still be found out.
+            return
         # A lost lock outranks what was recorded: it forbids writing anything.
         if self._reason is None or reason is StopReason.LOCK_LOST:
             self._reason = reason

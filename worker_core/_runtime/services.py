@@ -86,7 +86,9 @@ async def supervise(
 async def _run(
     service: Service, surroundings: ServiceSurroundings, *, task_status: TaskStatus[None]
 ) -> None:
-    await service.run(surroundings, task_status=task_status)
+    once = _Once(task_status)
+    await service.run(surroundings, task_status=once)
+    once.started()  # one that returns at once is done, not broken
 
 
 class _Once:
@@ -95,7 +97,7 @@ class _Once:
     def __init__(self, task_status: TaskStatus[None]) -> None:
         self._status: TaskStatus[None] | None = task_status
 
-    def started(self) -> None:
+    def started(self, value: None = None) -> None:  # noqa: ARG002  # the protocol's
         if self._status is not None:
             self._status.started()
             self._status = None

@@ -95,9 +95,12 @@ class Settlement:
 class Settler:
     """Settles the jobs of one queue. `may_fetch` says whether a finish may bring the next job."""
 
-    def __init__(self, queue: Queue, may_fetch: Callable[[], bool]) -> None:
+    def __init__(
+        self, queue: Queue, may_fetch: Callable[[], bool], *, max_started: int | None = None
+    ) -> None:
         self._queue = queue
         self._may_fetch = may_fetch
+        self._max_started = max_started
 
     async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
         """Write the verdict down; the caller bounds and shields this."""
@@ -131,7 +134,12 @@ class Settler:
     async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
         failure = Failure(reason=reason_text(error), stacktrace=trace_list(job, error))
         # Jitter, no secret.
-        step = next_step(job, retryable=is_retryable(error), random=random.random)
+        step = next_step(
+            job,
+            retryable=is_retryable(error),
+            random=random.random,
+            max_started=self._max_started,
+        )
         match step:
             case RetryAfter(delay_ms):
                 return await self._retry(job, token, failure, delay_ms)

@@ -11,12 +11,13 @@ import anyio
 import structlog
 
 from worker_core.errors import RedisError, WorkerCoreError
-from worker_core.health import CheckResult, HealthCheck, Phase
+from worker_core.health import CheckResult, HealthCheck, WorkerPhase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from worker_core._observe.metrics import WorkerMetrics
+    from worker_core._runtime.consumer import Consumer
     from worker_core._runtime.watchdog import Watchdog
     from worker_core.engine import Engine, Host
     from worker_core.redis import Link
@@ -32,11 +33,12 @@ class Status:
     def __init__(self, worker_id: str, metrics: WorkerMetrics, watchdog: Watchdog) -> None:
         self.worker_id = worker_id
         self.version = version("worker-core")
-        self.phase = Phase.STARTING
+        self.phase = WorkerPhase.STARTING
         self._metrics = metrics
         self._watchdog = watchdog
         self._began_at = time.monotonic()
         self._checks: list[HealthCheck] = []
+        self.consumers: Sequence[Consumer] = ()
         self._gauges: list[Callable[[], Awaitable[None]]] = []
 
     def add_checks(self, *checks: HealthCheck) -> None:
@@ -136,7 +138,10 @@ def queue_check(status: Status) -> HealthCheck:
     """Ask whether jobs are being taken."""
 
     async def check() -> None:
-        if status.phase is not Phase.RUNNING:
+        if status.phase is not WorkerPhase.RUNNING:
             raise WorkerCoreError(f"no job is taken: the worker is {status.phase.value}")
+        troubles = [one.trouble for one in status.consumers if one.trouble is not None]
+        if troubles:
+            raise WorkerCoreError("; ".join(troubles))
 
     return HealthCheck("queue", check)

@@ -24,8 +24,9 @@ __all__ = ["Watchdog"]
 
 _log = structlog.get_logger("worker_core.watchdog")
 
-_REMEMBERED = timedelta(seconds=30).total_seconds()
-"""How long after a freeze the worker still counts as not alive: probes could not ask meanwhile."""
+_REMEMBERED = timedelta(seconds=10).total_seconds()
+"""How long after a freeze the worker still counts as not alive: one period of a probe, so that it is
+seen, and not so long that a worker which has recovered is killed for it."""
 _STACK_LIMIT = 30
 
 
@@ -71,8 +72,17 @@ class Watchdog:
             thread.join(self._limit)
 
     def _watch(self, watched: int) -> None:
-        while not self._ended.wait(self._limit / 4):
-            late = time.monotonic() - self._beat_at
+        while True:
+            began, worked = time.monotonic(), time.process_time()
+            if self._ended.wait(self._limit / 4):
+                return
+            now = time.monotonic()
+            if now - began > self._limit and time.process_time() - worked < (now - began) / 10:
+                # This thread was late as well, and nothing was computed: the process had been
+                # stopped, or the machine slept. Nothing hangs.
+                self._beat_at = now
+                continue
+            late = now - self._beat_at
             if late > self._limit and self._frozen_since is None:
                 self._frozen_since = self._beat_at
                 _log.critical(

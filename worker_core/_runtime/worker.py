@@ -27,11 +27,12 @@ The stop has phases, each of them bounded:
                           attempt spent; bounded by `RETURN_SECONDS`
     4. close              loads, plugins, keepers, services and links end, in this order
 
-A second request skips to the return.
+A second signal skips to the return (`hurry`); asking again does not.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,12 @@ from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.services import ServiceSurroundings, supervise
 from worker_core._runtime.settlement import Settler
 from worker_core._runtime.status import Status, engine_check, queue_check, redis_check
+from worker_core._runtime.stop import Stop
 from worker_core._runtime.sweeper import sweep_stalled
 from worker_core._runtime.watchdog import Watchdog
 from worker_core.engine import Host
 from worker_core.errors import PluginError, RedisUnavailable
-from worker_core.health import Phase
+from worker_core.health import WorkerPhase
 from worker_core.redis import Endpoint, LinkOptions, Redis, open_blocking_link, open_link
 
 if TYPE_CHECKING:
@@ -79,8 +81,9 @@ __all__ = ["Worker"]
 _log = structlog.get_logger("worker_core.worker")
 
 _SERVICE_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
-"""How long engine and job types may take to close."""
+"""How long engine and job types may take to start and to close; neither loads a model."""
 
 
 @attrs.frozen
@@ -99,24 +102,30 @@ class Worker:
     def __init__(self, settings: CoreSettings, composition: Composition) -> None:
         self._settings = settings
         self._composition = composition
-        self._stop_requested = anyio.Event()
-        self._stop_hurried = anyio.Event()
+        self._stop = Stop()
         self._crashes: list[Exception] = []
         self._pump = ProgressPump()
         self._watchdog = Watchdog(settings.worker.freeze_limit)
         self.metrics = WorkerMetrics(settings.worker.id)
         self.status = Status(settings.worker.id, self.metrics, self._watchdog)
 
+    @property
+    def stop_requested(self) -> anyio.Event:
+        """Set when the stop begins, whoever asked for it."""
+        return self._stop.requested
+
     def request_stop(self, reason: str) -> None:
-        """Begin the phased stop; a second request skips the grace."""
-        if self._stop_requested.is_set():
-            _log.warning("stopping at once: running jobs go back to their queues", reason=reason)
-            self._stop_hurried.set()
-        else:
+        """Begin the phased stop; asking again changes nothing."""
+        if self._stop.request():
             grace = self._settings.worker.grace.total_seconds()
             _log.info("stopping", reason=reason, grace_seconds=grace)
-            self.status.phase = Phase.DRAINING
-            self._stop_requested.set()
+            self.status.phase = WorkerPhase.DRAINING
+
+    def hurry(self, reason: str) -> None:
+        """Skip the grace: what runs is cancelled and goes back to its queue."""
+        self.request_stop(reason)
+        _log.warning("stopping at once: running jobs go back to their queues", reason=reason)
+        self._stop.hurry()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until stopped; `started()` comes when every queue is being claimed from.
@@ -136,8 +145,7 @@ class Worker:
                     on_state=self._on_link_state,
                 )
             )
-            with self._watchdog.watching():
-                await self._run_services(link, task_status)
+            await self._run_services(link, task_status)
         if self._crashes:
             raise ExceptionGroup("the worker stopped because parts of it crashed", self._crashes)
 
@@ -148,23 +156,10 @@ class Worker:
 
     async def _connects(self, link: Link) -> bool:
         """Wait for the first connection; `False` when a stop was requested before it came."""
-        failure: RedisUnavailable | None = None
-        async with anyio.create_task_group() as waiting:
-
-            async def end_on_stop() -> None:
-                await self._stop_requested.wait()
-                waiting.cancel_scope.cancel()
-
-            waiting.start_soon(end_on_stop)
-            try:
-                within = self._settings.redis.start_timeout.total_seconds()
-                await link.wait_connected(within=within)
-            except RedisUnavailable as error:
-                failure = error  # raised below: out of the group it would come wrapped
-            waiting.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return not self._stop_requested.is_set()
+        with anyio.CancelScope() as waiting, self._stop.ends(waiting):
+            within = self._settings.redis.start_timeout.total_seconds()
+            await link.wait_connected(within=within)
+        return not self._stop.requested.is_set()
 
     async def _run_services(self, link: Link, task_status: TaskStatus[None]) -> None:
         """The level of the services: there before Redis is, to say that it is not."""
@@ -178,13 +173,15 @@ class Worker:
             services.start_soon(self._guarded, self._watchdog.pulse)
             for service in composition.services:
                 await self._start_service(services, service, link)
-            try:
-                connected = await self._connects(link)
-            except RedisUnavailable as error:
-                # Raised below: out of the group it would come wrapped.
-                connected, failure = False, error
-            if connected:
-                await self._run_keepers(link, task_status)
+            # Watched while jobs may run: what closes after them has bounds of its own.
+            with self._watchdog.watching():
+                try:
+                    connected = await self._connects(link)
+                except RedisUnavailable as error:
+                    # Raised below: out of the group it would come wrapped.
+                    connected, failure = False, error
+                if connected:
+                    await self._run_keepers(link, task_status)
             services.cancel_scope.cancel()
         if failure is not None:
             raise failure
@@ -259,22 +256,32 @@ class Worker:
         self, link: Link, feeds: list[_Feed], task_status: TaskStatus[None]
     ) -> None:
         """The level of engine and job types, and in it that of the loads."""
-        with anyio.CancelScope() as closing:
+        # One scope around all of it, not one for each part: what is entered here may open scopes of
+        # its own, which must not outlive the one that they were opened in.
+        with anyio.CancelScope() as level:
             async with AsyncExitStack() as entered:
-                if self._composition.engine is not None:
-                    await entered.enter_async_context(self._composition.engine)
-                    _check_hosts(self._composition.engine)
-                    measure = partial(self._measure_models, self._composition.engine)
-                    self.status.add_gauge(measure)
-                for job_type in self._composition.job_types:
-                    await entered.enter_async_context(job_type)
+                level.deadline = anyio.current_time() + _START_SECONDS
+                with self._stop.ends(level):
+                    await self._enter_plugins(entered)
+                level.deadline = math.inf
                 async with anyio.create_task_group() as loads:
                     consumers = self._consumers(link, feeds, loads)
                     await self._consume(feeds, consumers, task_status)
                     loads.cancel_scope.cancel()
-                closing.deadline = anyio.current_time() + _CLOSE_SECONDS
-        if closing.cancelled_caught:
-            _log.error("engine or job types did not close in time", seconds=_CLOSE_SECONDS)
+                level.deadline = anyio.current_time() + _CLOSE_SECONDS
+        if level.cancelled_caught:
+            if not self._stop.requested.is_set():
+                raise PluginError("*", f"engine or job types did not start in {_START_SECONDS:g} s")
+            _log.error("engine or job types were cut off as the worker stopped")
+
+    async def _enter_plugins(self, entered: AsyncExitStack) -> None:
+        engine = self._composition.engine
+        if engine is not None:
+            await entered.enter_async_context(engine)
+            _check_hosts(engine)
+            self.status.add_gauge(partial(self._measure_models, engine))
+        for job_type in self._composition.job_types:
+            await entered.enter_async_context(job_type)
 
     def _consumers(self, link: Link, feeds: list[_Feed], loads: TaskGroup) -> list[Consumer]:
         engine = self._composition.engine
@@ -282,7 +289,7 @@ class Worker:
         parts = RunParts(
             worker_id=worker.id,
             redis=Redis(link),
-            admission=Admission(engine, loads, max_wait=worker.max_wait) if engine else None,
+            admission=self._admission(engine, loads) if engine else None,
             pump=self._pump,
             metrics=self.metrics,
             results=self._settings.results,
@@ -290,7 +297,7 @@ class Worker:
             max_started_attempts=self._settings.queue.max_started_attempts,
             notify=notifier(self._composition.observers),
         )
-        return [
+        consumers = [
             Consumer(
                 queue=feed.queue,
                 execution=Execution(
@@ -298,13 +305,25 @@ class Worker:
                     express=feed.spec.express,
                     queue=feed.queue,
                     keeper=feed.keeper,
-                    settler=Settler(feed.queue, lambda: not self._stop_requested.is_set()),
+                    settler=Settler(
+                        feed.queue,
+                        lambda: not self._stop.requested.is_set(),
+                        max_started=self._settings.queue.max_started_attempts,
+                    ),
                     parts=parts,
                 ),
                 concurrency=feed.spec.concurrency or worker.concurrency,
             )
             for feed in feeds
         ]
+        self.status.consumers = tuple(consumers)
+        return consumers
+
+    def _admission(self, engine: Engine, loads: TaskGroup) -> Admission:
+        worker = self._settings.worker
+        return Admission(
+            engine, loads, max_wait=worker.max_wait, engine_patience=worker.engine_patience
+        )
 
     async def _consume(
         self, feeds: list[_Feed], consumers: list[Consumer], task_status: TaskStatus[None]
@@ -319,8 +338,7 @@ class Worker:
             except BaseException:
                 # What stands outside has crashed, such as a task of a job type's own. Running jobs
                 # are shielded and may wait for just that: they get the grace, no more.
-                if not self._stop_requested.is_set():
-                    self.request_stop("a part of the worker crashed")
+                self.request_stop("a part of the worker crashed")
                 self._drain(feeds, consumers)
                 raise
 
@@ -332,11 +350,11 @@ class Worker:
             async with anyio.create_task_group() as claimers:
                 for consumer in consumers:
                     claimers.start_soon(self._guarded, consumer.run_claimer)
-                if not self._stop_requested.is_set():
-                    self.status.phase = Phase.RUNNING
+                if not self._stop.requested.is_set():
+                    self.status.phase = WorkerPhase.RUNNING
                 _log.info("ready", queues=[feed.queue.keys.name for feed in feeds])
                 task_status.started()
-                await self._stop_requested.wait()
+                await self._stop.requested.wait()
                 # The grace runs from here, also where a claim under way is slow to end.
                 self._drain(feeds, consumers)
                 hurry.start_soon(self._end_early, feeds, consumers)
@@ -353,7 +371,7 @@ class Worker:
             consumer.close()
 
     async def _end_early(self, feeds: list[_Feed], consumers: list[Consumer]) -> None:
-        await self._stop_hurried.wait()
+        await self._stop.hurried.wait()
         _end_jobs(feeds, consumers, anyio.current_time())
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -366,14 +384,13 @@ class Worker:
     def _crash(self, error: Exception) -> None:
         _log.critical("a part of the worker crashed", exc_info=error)
         self._crashes.append(error)
-        if not self._stop_requested.is_set():
-            self.request_stop("a part of the worker crashed")
+        self.request_stop("a part of the worker crashed")
 
 
 def _check_hosts(engine: Engine) -> None:
     # Only now: an engine may make its hosts when it is entered.
     if not engine.hosts or not all(isinstance(host, Host) for host in engine.hosts):
-        raise PluginError(engine.name, "its engine has no hosts")
+        raise PluginError(engine.name, "its engine has no hosts, or what it has are none")
 
 
 def _end_jobs(feeds: list[_Feed], consumers: list[Consumer], at: float) -> None:

@@ -1,4 +1,4 @@
-"""The command line: one module per command group, imported when it is called."""
+"""The command line: one module per command or group, imported when it is called."""
 
 from worker_core.cli.root import main
 

@@ -9,23 +9,21 @@ from typing import Any
 
 import attrs
 import click
-from rich.console import Console
-from rich.table import Table
 
 from worker_core._runtime.configuration import Shown
-from worker_core.cli.options import config_options, load_configuration, refuse
+from worker_core.cli.options import config_options, load_configuration, print_table, refuse
 from worker_core.durations import format_duration
 from worker_core.errors import PluginError
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 
 @click.group("config")
-def group() -> None:
+def command() -> None:
     """Show and check settings."""
 
 
-@group.command()
+@command.command()
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
@@ -44,16 +42,15 @@ def show(
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("setting", "value", "source")
-    for one in configuration.shown:
-        table.add_row(one.path, _text(one), one.source)
-    # An address such as [fe80::1] is no markup.
-    Console(markup=False, emoji=False).print(table)
+    print_table(
+        ("setting", "value", "source"),
+        [(one.path, _text(one), one.source) for one in configuration.shown],
+    )
     for notice in configuration.notices:
         click.echo(f"notice: {notice}", err=True)
 
 
-@group.command()
+@command.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def check(file: Path) -> None:
     """Check FILE as `run --config FILE` would; list every fault and exit with 2 if there are any."""

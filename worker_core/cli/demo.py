@@ -31,7 +31,7 @@ from worker_core.embedded import EmbeddedValkey
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 60.0
@@ -100,7 +100,7 @@ class _Row:
     "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A TOML file."
 )
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds for all jobs together.")
-def group(engine: str, model: str | None, config: Path | None, timeout: float) -> None:
+def command(engine: str, model: str | None, config: Path | None, timeout: float) -> None:
     """Run a handful of chat jobs on a real model; exit with 1 unless the answers are right."""
     # Wide enough for the table also where the output goes to a file.
     console = Console() if sys.stdout.isatty() else Console(width=118)
@@ -129,14 +129,14 @@ def _worker(
     redis_url: str, engine: str, config: Path | None, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker process; it is killed if it is still there at the end."""
-    command = [sys.executable, "-m", "worker_core", "run", "--engine", engine]
-    command += ["--redis-url", redis_url]
-    command += ["--config", str(config)] if config else ["--plugins", "chat"]
+    line = [sys.executable, "-m", "worker_core", "run", "--engine", engine]
+    line += ["--redis-url", redis_url]
+    line += ["--config", str(config)] if config else ["--plugins", "chat"]
     # An environment made for another worker must not reach this one, except for the engine's.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "REDIS_"))}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            line,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import attrs
 import click
 
-from worker_core.durations import format_duration, parse_duration
+from worker_core.cli.options import EXIT_FAILED, Duration, fail
+from worker_core.durations import format_duration
 
 if TYPE_CHECKING:
     from worker_core.engine import JSON
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 _LIVE, _READY = "live", "ready"
-_EXIT_UNHEALTHY = 1
 
 
 class _Unreachable(Exception):
@@ -33,22 +33,12 @@ class _Answer:
     body: dict[str, JSON]
 
 
-def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    try:
-        duration = parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    if not duration:
-        raise click.BadParameter("must be longer than 0s")
-    return duration
-
-
 @click.group("health")
-def group() -> None:
+def command() -> None:
     """Ask a worker how it is."""
 
 
-@group.command()
+@command.command()
 @click.option(
     "--url", default="http://127.0.0.1:3008", show_default=True, help="The health server's."
 )
@@ -58,7 +48,7 @@ def group() -> None:
 )
 @click.option(
     "--timeout",
-    callback=_duration,
+    type=Duration(positive=True),
     metavar="DURATION",
     default="2s",
     show_default=True,
@@ -70,13 +60,16 @@ def check(*, url: str, probe: str, timeout: timedelta, as_json: bool) -> None:
     try:
         answer = _ask(url, probe, timeout)
     except _Unreachable as error:
-        _fail(str(error), as_json=as_json)
+        if not as_json:
+            fail(str(error))
+        click.echo(json.dumps({"status": "unreachable", "reason": str(error)}))
+        sys.exit(EXIT_FAILED)
     if as_json:
         click.echo(json.dumps(answer.body))
     else:
         _print(answer, probe)
     if not answer.good:
-        sys.exit(_EXIT_UNHEALTHY)
+        sys.exit(EXIT_FAILED)
 
 
 def _ask(url: str, probe: str, timeout: timedelta) -> _Answer:
@@ -123,11 +116,3 @@ def _print(answer: _Answer, probe: str) -> None:
         click.echo(f"  {name} {state}{why}")
     if "reason" in body:
         click.echo(f"  {body['reason']}")
-
-
-def _fail(message: str, *, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps({"status": "unreachable", "reason": message}))
-    else:
-        click.echo(f"error: {message}", err=True)
-    sys.exit(_EXIT_UNHEALTHY)

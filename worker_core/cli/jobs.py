@@ -29,18 +29,18 @@ from worker_core.strict_json import loads
 if TYPE_CHECKING:
     from worker_core.engine import JSON
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 _PATIENCE = timedelta(seconds=3)
 """People at a terminal wait less for a server that is away than programs do."""
 
 
 @click.group("jobs")
-def group() -> None:
+def command() -> None:
     """Add jobs and look at them."""
 
 
-@group.command()
+@command.command()
 @click.argument("job_type", metavar="TYPE")
 @click.option("--model", help="The model to ask.")
 @click.option("--prompt", help="What the user says; makes the chat's messages.")
@@ -110,7 +110,7 @@ def add(
             click.echo(json.dumps(attrs.asdict(ref)) if as_json else ref.id)
 
 
-@group.command()
+@command.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--queue", default="llm-chat", show_default=True, help="Where it is.")
 @click.option("--trace", is_flag=True, help="Print the trace of each failed attempt.")

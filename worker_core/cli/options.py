@@ -13,7 +13,7 @@ from worker_core.durations import parse_duration
 from worker_core.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from worker_core._runtime.configuration import Configuration
 
@@ -24,11 +24,15 @@ __all__ = [
     "config_options",
     "fail",
     "load_configuration",
+    "plugin_names",
+    "print_table",
     "refuse",
 ]
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
+
+_UNBOUNDED = 1_000_000
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -59,7 +63,7 @@ def load_configuration(
     from worker_core._runtime.sources import Layers  # noqa: PLC0415
 
     flags: dict[str, object] = {
-        "worker.plugins": _names(plugins),
+        "worker.plugins": plugin_names(plugins),
         "worker.engine": engine,
         "redis.url": redis_url,
     }
@@ -70,19 +74,24 @@ def load_configuration(
         refuse(error)
 
 
-def _names(plugins: str | None) -> list[str] | None:
+def plugin_names(plugins: str | None) -> list[str] | None:
+    """Return the names that `--plugins a,b` gives; `None` where it was not given."""
     if plugins is None:
         return None
     return [name.strip() for name in plugins.split(",") if name.strip()]
 
 
 class Duration(click.ParamType[timedelta]):
-    """An option that takes a duration such as `5s`, of at least `shortest`."""
+    """An option that takes a duration such as `5s`.
+
+    Less than `shortest` counts as `shortest`; where `positive`, nothing at all is refused.
+    """
 
     name = "duration"
 
-    def __init__(self, shortest: timedelta = timedelta()) -> None:
+    def __init__(self, shortest: timedelta = timedelta(), *, positive: bool = False) -> None:
         self._shortest = shortest
+        self._positive = positive
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -91,9 +100,32 @@ class Duration(click.ParamType[timedelta]):
         if isinstance(value, timedelta):
             return value
         try:
-            return max(parse_duration(str(value)), self._shortest)
+            duration = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if self._positive and not duration:
+            self.fail("must be longer than 0s", param, ctx)
+        return max(duration, self._shortest)
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: as wide as the terminal, and off one as wide as it must be; nothing is cut."""
+    # Only here: most commands draw nothing.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.measure import Measurement  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table()
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # An address such as [fe80::1] is no markup.
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        unbounded = console.options.update(max_width=_UNBOUNDED)
+        console.width = Measurement.get(console, unbounded, table).maximum
+    console.print(table)
 
 
 def fail(message: str) -> NoReturn:

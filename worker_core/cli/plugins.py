@@ -7,24 +7,22 @@ from pathlib import Path
 
 import attrs
 import click
-from rich.console import Console
-from rich.table import Table
 
 from worker_core._runtime.plugins import find_plugins, import_plugin
 from worker_core._runtime.sources import Layers
-from worker_core.cli.options import config_options
+from worker_core.cli.options import config_options, plugin_names, print_table
 from worker_core.config import WorkerSettings
 from worker_core.errors import PluginError
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 
 @click.group("plugins")
-def group() -> None:
+def command() -> None:
     """List plugins."""
 
 
-@group.command("list")
+@command.command("list")
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(
@@ -51,12 +49,9 @@ def list_plugins(
     if as_json:
         click.echo(json.dumps([attrs.asdict(row) for row in rows], indent=2))
         return
-    table = Table("name", "distribution", "version", "enabled", "hooks")
-    for row in rows:
-        shown = row.fault or ", ".join(row.hooks)
-        enabled_text = "yes" if row.enabled else "no"
-        table.add_row(row.name, row.distribution, row.version, enabled_text, shown)
-    Console(markup=False, emoji=False).print(table)
+    print_table(
+        ("name", "distribution", "version", "enabled", "hooks"), [row.cells() for row in rows]
+    )
 
 
 @attrs.frozen
@@ -68,11 +63,16 @@ class _Row:
     hooks: tuple[str, ...] = ()
     fault: str | None = None
 
+    def cells(self) -> tuple[str, ...]:
+        """What people see of it."""
+        shown = self.fault or ", ".join(self.hooks)
+        return (self.name, self.distribution, self.version, "yes" if self.enabled else "no", shown)
+
 
 def _enabled(config: Path | None, plugins: str | None, engine: str | None) -> set[str]:
     """Return the enabled names; a configuration with faults still lists what it enables."""
     flags = {
-        "worker.plugins": plugins.split(",") if plugins else None,
+        "worker.plugins": plugin_names(plugins),
         "worker.engine": engine,
     }
     layers, faults = Layers.read(config, flags=flags)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from worker_core.redis import Arg
 
-__all__ = ["group"]
+__all__ = ["command"]
 
 _REPLY_SECONDS = 5.0
 _PAGE = 1000
@@ -58,11 +58,11 @@ class _Stats:
 
 
 @click.group("queue")
-def group() -> None:
+def command() -> None:
     """Look at queues."""
 
 
-@group.command()
+@command.command()
 @click.argument("names", metavar="[QUEUE]...", nargs=-1)
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
 @click.option(

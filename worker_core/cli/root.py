@@ -1,4 +1,4 @@
-"""`worker-core` itself: its groups, and `worker-core --plugins ...` as the short way to run."""
+"""`worker-core` itself: its commands, and `worker-core --plugins ...` as the short way to run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker_core.cli.run import run, run_worker
 
 __all__ = ["main"]
 
-_GROUPS = {
+_COMMANDS = {
     "health": "Ask a worker how it is.",
     "queue": "Look at queues.",
     "demo": "Run chat jobs on a real model, everything embedded.",
@@ -21,33 +21,33 @@ _GROUPS = {
     "jobs": "Add jobs and look at them.",
     "plugins": "List plugins.",
 }
-_COMMANDS = "worker_core.commands"
+_ENTRY_POINTS = "worker_core.commands"
 
 
-class _LazyGroups(click.Group):
-    """Imports a group when it is called, so that help and administration stay quick.
+class _LazyCommands(click.Group):
+    """Imports a command when it is called, so that help and administration stay quick.
 
     Plugins bring commands by the entry-point group `worker_core.commands`.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        foreign = [entry_point.name for entry_point in entry_points(group=_COMMANDS)]
-        return sorted({*super().list_commands(ctx), *_GROUPS, *foreign})
+        foreign = [entry_point.name for entry_point in entry_points(group=_ENTRY_POINTS)]
+        return sorted({*super().list_commands(ctx), *_COMMANDS, *foreign})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _GROUPS:
+        if cmd_name in _COMMANDS:
             module = importlib.import_module(f"worker_core.cli.{cmd_name}")
-            command: click.Command = module.group
+            command: click.Command = module.command
             return command
-        for entry_point in entry_points(group=_COMMANDS, name=cmd_name):
+        for entry_point in entry_points(group=_ENTRY_POINTS, name=cmd_name):
             return _load(entry_point)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []
         for name in self.list_commands(ctx):
-            if name in _GROUPS:
-                rows.append((name, _GROUPS[name]))
+            if name in _COMMANDS:
+                rows.append((name, _COMMANDS[name]))
                 continue
             own = super().get_command(ctx, name)
             rows.append((name, own.get_short_help_str() if own else "From a plugin."))
@@ -69,7 +69,7 @@ def _load(entry_point: EntryPoint) -> click.Command:
     return loaded
 
 
-@click.group(cls=_LazyGroups, invoke_without_command=True)
+@click.group(cls=_LazyCommands, invoke_without_command=True)
 @click.version_option(version("worker-core"), prog_name="worker-core")
 @config_options
 @click.option("--embedded", is_flag=True, help="Bring an embedded Valkey, for development.")

@@ -18,6 +18,10 @@ _TCP_SCHEMES = frozenset({"redis", "valkey"})
 _UNIX_SCHEMES = frozenset({"unix", "redis+unix", "valkey+unix"})
 _TLS_SCHEMES = frozenset({"rediss", "valkeys"})
 _FORMS = "redis://[user:password@]host[:6379][/0] or unix:///path/to/socket[?db=0]"
+_ENCODING_HINT = (
+    "special characters in a password (/ ? # [ ] % and others) must be percent-encoded, or the"
+    " password given apart, as REDIS_PASSWORD"
+)
 
 
 def _mask(value: str | None) -> str:
@@ -41,8 +45,9 @@ class Endpoint:
     def from_url(cls, url: str, *, password: str | None = None, name: str = "redis.url") -> Self:
         """Take a URL apart; `password`, if given, replaces the URL's own.
 
-        `name` is what the setting is called in messages. Raises `ConfigError` with every
-        fault of the URL; no message contains a password.
+        `name` is what the setting is called in messages. Raises `ConfigError` with the faults
+        of the URL. A special character in a password makes its rest the port, path, query or
+        fragment, so no message quotes any of these, and nothing behind a wrong port is judged.
         """
         faults: list[str] = []
         parts = _split(url, faults)
@@ -59,7 +64,7 @@ class Endpoint:
                 fields = attrs.evolve(fields, path=_socket_path(parts, faults))
             else:
                 fields = attrs.evolve(
-                    fields, host=parts.hostname or "localhost", port=_port(parts, faults)
+                    fields, host=parts.hostname or "localhost", port=parts.port or 6379
                 )
         if faults:
             raise ConfigError([Fault(name, fault) for fault in faults])
@@ -77,8 +82,8 @@ def _split(url: str, faults: list[str]) -> SplitResult | None:
     """The URL's parts, or `None` and a fault where its form is not one of ours."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        faults.append(f"not a URL ({error}): expected {_FORMS}")
+    except ValueError:  # its text may quote the password
+        faults.append(f"not a URL: expected {_FORMS}; {_ENCODING_HINT}")
         return None
     if parts.scheme in _TLS_SCHEMES:
         faults.append(
@@ -88,22 +93,20 @@ def _split(url: str, faults: list[str]) -> SplitResult | None:
         return None
     # "localhost:6379" parses as the scheme "localhost"; what was meant is said by the forms.
     if parts.scheme not in _TCP_SCHEMES | _UNIX_SCHEMES or not url.startswith(f"{parts.scheme}://"):
-        scheme = repr(parts.scheme) if "://" in url else "none"
+        scheme = repr(parts.scheme) if url.startswith(f"{parts.scheme}://") else "none"
         faults.append(f"scheme {scheme} is not known: expected {_FORMS}")
+        return None
+    if parts.scheme in _TCP_SCHEMES and not _has_good_port(parts):
+        faults.append(f"the port is not a number from 1 to 65535; {_ENCODING_HINT}")
         return None
     return parts
 
 
-def _port(parts: SplitResult, faults: list[str]) -> int:
+def _has_good_port(parts: SplitResult) -> bool:
     try:
-        port = parts.port
+        return parts.port != 0
     except ValueError:
-        port = 0
-    if port is None:
-        return 6379
-    if port == 0:
-        faults.append("the port is not a number from 1 to 65535; was a / or : in the password?")
-    return port
+        return False
 
 
 def _socket_path(parts: SplitResult, faults: list[str]) -> str:
@@ -118,10 +121,13 @@ def _database(parts: SplitResult, faults: list[str]) -> int:
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     of_path = "" if parts.scheme in _UNIX_SCHEMES else parts.path.strip("/")
     text = query.pop("db", of_path)
-    faults.extend(f"option {key!r} is not known: only db is" for key in query)
+    if query:
+        faults.append(f"the only option known behind the ? is db; {_ENCODING_HINT}")
+    if parts.fragment:
+        faults.append(f"nothing may follow a #; {_ENCODING_HINT}")
     if not text:
         return 0
     if text.isascii() and text.isdigit():
         return int(text)
-    faults.append(f"the database must be a number from 0, found {text!r}")
+    faults.append(f"the database must be a number from 0, as in /0 or ?db=0; {_ENCODING_HINT}")
     return 0

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from worker_core_health import HealthService, HealthSettings
 
-from worker_core.health import CheckResult, Phase
+from worker_core.health import CheckResult, WorkerPhase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +27,7 @@ class StandIn:
     worker_id: str = "w1"
     version: str = "1.2.3"
     uptime: timedelta = timedelta(seconds=12.5)
-    phase: Phase = Phase.RUNNING
+    phase: WorkerPhase = WorkerPhase.RUNNING
     frozen_reason: str | None = None
     results: list[CheckResult] = attrs.field(
         factory=lambda: [CheckResult("redis"), CheckResult("ollama"), CheckResult("queue")]

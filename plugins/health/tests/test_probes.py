@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker_core.health import CheckResult, Phase
+from worker_core.health import CheckResult, WorkerPhase
 
 
 def assert_is_now(timestamp):
@@ -71,7 +71,7 @@ async def test_a_part_that_fails_is_named_with_its_reason(client, worker):
     assert body["reasons"] == {"ollama": "connection refused"}
 
 
-@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.DRAINING])
+@pytest.mark.parametrize("phase", [WorkerPhase.STARTING, WorkerPhase.DRAINING])
 async def test_a_worker_that_takes_no_jobs_is_not_ready(client, worker, phase):
     assert (await client.get("/health/ready")).status_code == 200
     # The results are still fresh; the phase shows all the same.

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker_core import RestartPolicy, hookimpl
+from worker_core import Service, hookimpl
 from worker_core.client import SyncClient, open_client
-from worker_core.health import Phase
+from worker_core.health import WorkerPhase
 from worker_core.testing.polling import eventually, eventually_async
 from worker_core.testing.proxy import open_chaos_proxy
 from worker_core.testing.workers import plugin_under_test
@@ -127,11 +127,10 @@ async def test_a_worker_that_drains_is_not_ready_but_alive(probe, worker, fake_e
         assert (await probe("/health/live")).status_code == 200
 
 
-class Blocker:
+class Blocker(Service):
     """A plugin that does what none may: it blocks the event loop."""
 
     name = "blocker"
-    restart = RestartPolicy()
 
     @hookimpl
     def worker_core_services(self):
@@ -139,7 +138,7 @@ class Blocker:
 
     async def run(self, context, *, task_status):
         task_status.started()
-        await eventually_async(lambda: context.status.phase is Phase.RUNNING)
+        await eventually_async(lambda: context.status.phase is WorkerPhase.RUNNING)
         time.sleep(0.6)  # this is the fault
         await anyio.sleep_forever()
 

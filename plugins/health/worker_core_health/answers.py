@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias
 
-from worker_core.health import Phase
+from worker_core.health import WorkerPhase
 
 if TYPE_CHECKING:
     from worker_core.health import CheckResult, WorkerStatus
@@ -73,11 +73,11 @@ def not_ready(status: WorkerStatus, reason: str) -> Answer:
     }, HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def _why_none_are_taken(phase: Phase) -> str | None:
+def _why_none_are_taken(phase: WorkerPhase) -> str | None:
     match phase:
-        case Phase.RUNNING:
+        case WorkerPhase.RUNNING:
             return None
-        case Phase.STARTING | Phase.DRAINING:
+        case WorkerPhase.STARTING | WorkerPhase.DRAINING:
             return f"no job is taken: the worker is {phase.value}"
 
 

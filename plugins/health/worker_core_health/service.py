@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from worker_core import RestartPolicy
+from worker_core import RestartPolicy, Service
 from worker_core_health.app import build_app
 from worker_core_health.listening import explain, listen, url_of
 from worker_core_health.serving import serve
@@ -25,7 +25,7 @@ __all__ = ["HealthService"]
 _RETRY = timedelta(seconds=30)
 
 
-class HealthService:
+class HealthService(Service):
     """Answers probes and scrapes; without its port it says so and tries again now and then."""
 
     name = "health"

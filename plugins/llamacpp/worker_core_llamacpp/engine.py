@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.to_thread
 import httpx
 
+from worker_core import Engine
 from worker_core_llamacpp.child import Child
 from worker_core_llamacpp.host import LlamaCppHost
 
@@ -24,7 +25,7 @@ _CLOSE_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Engine):
     """Runs the packaged model, or another `.gguf` file, without a server."""
 
     def __init__(self, settings: LlamaCppSettings) -> None:
@@ -43,7 +44,7 @@ class LlamaCppEngine:
         """The one host; empty before the engine is entered."""
         return self._hosts
 
-    async def __aenter__(self) -> LlamaCppEngine:
+    async def __aenter__(self) -> Self:
         """Get ready; the model is loaded when it is asked for."""
         make = partial(
             httpx.AsyncClient,

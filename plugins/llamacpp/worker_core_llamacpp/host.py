@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from worker_core import strict_json
-from worker_core.engine import Operation
+from worker_core.engine import Host, Operation
 from worker_core.errors import EngineError, FailureClass
 from worker_core.model_name import canonical_model_name
 from worker_core_llamacpp.completion import CompletionReader, completion_request, failure_of
@@ -36,7 +36,7 @@ _TAIL_SECONDS = 0.5
 """How long the end of the stream may lag behind the last event; then the connection is dropped."""
 
 
-class LlamaCppHost:
+class LlamaCppHost(Host):
     """Runs one model in a child process; every failure becomes an `EngineError`."""
 
     def __init__(self, settings: LlamaCppSettings, child: Child, client: httpx.AsyncClient) -> None:

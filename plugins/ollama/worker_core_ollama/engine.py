@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.to_thread
 import httpx
 
+from worker_core import Engine
 from worker_core_ollama.host import OllamaHost
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["OllamaEngine"]
 _CLOSE_SECONDS = 5.0
 
 
-class OllamaEngine:
+class OllamaEngine(Engine):
     """Runs models on the server of `base_url`."""
 
     def __init__(self, settings: OllamaSettings) -> None:
@@ -40,7 +41,7 @@ class OllamaEngine:
         """The one server; empty before the engine is entered."""
         return self._hosts
 
-    async def __aenter__(self) -> OllamaEngine:
+    async def __aenter__(self) -> Self:
         """Make the client; nothing is asked of the server yet."""
         # Making it reads the certificates from the disk.
         self._client = await anyio.to_thread.run_sync(partial(_make_client, self._settings))

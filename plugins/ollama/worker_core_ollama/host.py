@@ -12,7 +12,7 @@ import httpx
 import orjson
 
 from worker_core import strict_json
-from worker_core.engine import Operation
+from worker_core.engine import Host, Operation
 from worker_core.errors import EngineError, FailureClass
 from worker_core_ollama.answers import (
     BrokenAnswer,
@@ -47,7 +47,7 @@ _TAIL_SECONDS = 0.5
 _ERROR_BODY_BYTES = 64 * 1024
 
 
-class OllamaHost:
+class OllamaHost(Host):
     """Calls one server over HTTP; every failure becomes an `EngineError`."""
 
     def __init__(self, settings: OllamaSettings, client: httpx.AsyncClient) -> None:
