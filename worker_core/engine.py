@@ -191,7 +191,8 @@ class Host(abc.ABC):
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Compute the vectors of all inputs; refused where an engine does not override it."""
-        raise EngineError(FailureClass.UNSUPPORTED, f"{self.name} computes no embeddings")
+        words = f"{self.name} computes no embeddings, also not with {call.model!r}"
+        raise EngineError(FailureClass.UNSUPPORTED, words)
 
     @abc.abstractmethod
     async def loaded_models(self) -> frozenset[str]:

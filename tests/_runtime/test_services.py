@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import attrs
-import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
