@@ -33,24 +33,20 @@ A second signal skips to the return (`hurry`); asking again does not.
 from __future__ import annotations
 
 import math
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import attrs
 import structlog
 
-from worker_core._bullmq.calls import ClaimOptions
-from worker_core._bullmq.job import KeepJobs
-from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.queue import Queue
 from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
 from worker_core._runtime.admission import Admission
 from worker_core._runtime.consumer import Consumer
 from worker_core._runtime.execution import Execution, RunParts
-from worker_core._runtime.keeper import Keeper
+from worker_core._runtime.feeds import Feed, open_feed
 from worker_core._runtime.observers import notifier
 from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.services import ServiceSurroundings, supervise
@@ -62,17 +58,16 @@ from worker_core._runtime.watchdog import Watchdog
 from worker_core.engine import Host
 from worker_core.errors import PluginError, RedisUnavailable
 from worker_core.health import WorkerPhase
-from worker_core.redis import Endpoint, LinkOptions, Redis, open_blocking_link, open_link
+from worker_core.redis import Endpoint, LinkOptions, Redis, open_link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup, TaskStatus
 
     from worker_core._runtime.plugins import Composition
     from worker_core.config import CoreSettings
     from worker_core.engine import Engine
-    from worker_core.job import JobType, QueueSpec
     from worker_core.redis import Link, LinkState
     from worker_core.service import Service
 
@@ -84,16 +79,6 @@ _SERVICE_START_SECONDS = 10.0
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 """How long engine and job types may take to start and to close; neither loads a model."""
-
-
-@attrs.frozen
-class _Feed:
-    """One queue that feeds one job type, and the keeper of its locks."""
-
-    job_type: JobType[Any]
-    spec: QueueSpec
-    queue: Queue
-    keeper: Keeper
 
 
 class Worker:
@@ -224,7 +209,7 @@ class Worker:
         config = self._settings.queue
         async with AsyncExitStack() as links:
             feeds = [
-                await links.enter_async_context(_open_feed(self._settings, link, job_type, spec))
+                await links.enter_async_context(open_feed(self._settings, link, job_type, spec))
                 for job_type in self._composition.job_types
                 for spec in job_type.queues
             ]
@@ -253,7 +238,7 @@ class Worker:
         self.metrics.models_loaded(len(loaded))
 
     async def _run_plugins(
-        self, link: Link, feeds: list[_Feed], task_status: TaskStatus[None]
+        self, link: Link, feeds: list[Feed], task_status: TaskStatus[None]
     ) -> None:
         """The level of engine and job types, and in it that of the loads."""
         # One scope around all of it, not one for each part: what is entered here may open scopes of
@@ -283,7 +268,7 @@ class Worker:
         for job_type in self._composition.job_types:
             await entered.enter_async_context(job_type)
 
-    def _consumers(self, link: Link, feeds: list[_Feed], loads: TaskGroup) -> list[Consumer]:
+    def _consumers(self, link: Link, feeds: list[Feed], loads: TaskGroup) -> list[Consumer]:
         engine = self._composition.engine
         worker = self._settings.worker
         parts = RunParts(
@@ -326,7 +311,7 @@ class Worker:
         )
 
     async def _consume(
-        self, feeds: list[_Feed], consumers: list[Consumer], task_status: TaskStatus[None]
+        self, feeds: list[Feed], consumers: list[Consumer], task_status: TaskStatus[None]
     ) -> None:
         """The levels of slots and claimers, and the first three phases of the stop."""
         async with anyio.create_task_group() as slots:
@@ -343,7 +328,7 @@ class Worker:
                 raise
 
     async def _claim_until_stopped(
-        self, feeds: list[_Feed], consumers: list[Consumer], task_status: TaskStatus[None]
+        self, feeds: list[Feed], consumers: list[Consumer], task_status: TaskStatus[None]
     ) -> None:
         """The level of the claimers; returns when the last job has ended."""
         async with anyio.create_task_group() as hurry:
@@ -363,14 +348,14 @@ class Worker:
                 await consumer.ended()
             hurry.cancel_scope.cancel()
 
-    def _drain(self, feeds: list[_Feed], consumers: list[Consumer]) -> None:
+    def _drain(self, feeds: list[Feed], consumers: list[Consumer]) -> None:
         grace = self._settings.worker.grace.total_seconds()
         _end_jobs(feeds, consumers, anyio.current_time() + grace)
         # Closed before a claim can end: what it brings now is given back, not begun.
         for consumer in consumers:
             consumer.close()
 
-    async def _end_early(self, feeds: list[_Feed], consumers: list[Consumer]) -> None:
+    async def _end_early(self, feeds: list[Feed], consumers: list[Consumer]) -> None:
         await self._stop.hurried.wait()
         _end_jobs(feeds, consumers, anyio.current_time())
 
@@ -393,40 +378,10 @@ def _check_hosts(engine: Engine) -> None:
         raise PluginError(engine.name, "its engine has no hosts, or what it has are none")
 
 
-def _end_jobs(feeds: list[_Feed], consumers: list[Consumer], at: float) -> None:
+def _end_jobs(feeds: list[Feed], consumers: list[Consumer], at: float) -> None:
     """Let every job, running or about to, end by `at` at the latest."""
     for consumer in consumers:
         consumer.end_by(at)
     for feed in feeds:
         for scope in feed.keeper.scopes:
             scope.end_by(at)
-
-
-@asynccontextmanager
-async def _open_feed(
-    settings: CoreSettings, link: Link, job_type: JobType[Any], spec: QueueSpec
-) -> AsyncIterator[_Feed]:
-    """Open the blocking link of a queue and build what consumes it."""
-    config = settings.queue
-    keys = QueueKeys(config.prefix, spec.name)
-    # The only connection with a name: dashboards count connections by it.
-    name = keys.client_name(settings.worker.id)
-    async with open_blocking_link(link.endpoint, name=name) as blocking:
-        queue = Queue(
-            keys=keys,
-            link=link,
-            blocking=blocking,
-            options=ClaimOptions(
-                worker=settings.worker.id,
-                lock_ms=int(config.lock_duration.total_seconds() * 1000),
-                keep_completed=_keep(config.keep_completed),
-                keep_failed=_keep(config.keep_failed),
-                chart_minutes=config.chart_minutes,
-            ),
-            drain_delay=config.drain_delay,
-        )
-        yield _Feed(job_type, spec, queue, Keeper(queue, config.lock_renew_time))
-
-
-def _keep(count: int | None) -> KeepJobs:
-    return KeepJobs(count=-1 if count is None else count)

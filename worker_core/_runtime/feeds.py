@@ -1,0 +1,64 @@
+"""A feed: one queue that feeds one job type, and what is needed to consume it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from worker_core._bullmq.calls import ClaimOptions
+from worker_core._bullmq.job import KeepJobs
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.queue import Queue
+from worker_core._runtime.keeper import Keeper
+from worker_core.redis import open_blocking_link
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from worker_core.config import CoreSettings
+    from worker_core.job import JobType, QueueSpec
+    from worker_core.redis import Link
+
+__all__ = ["Feed", "open_feed"]
+
+
+@attrs.frozen
+class Feed:
+    """One queue that feeds one job type, and the keeper of its locks."""
+
+    job_type: JobType[Any]
+    spec: QueueSpec
+    queue: Queue
+    keeper: Keeper
+
+
+@asynccontextmanager
+async def open_feed(
+    settings: CoreSettings, link: Link, job_type: JobType[Any], spec: QueueSpec
+) -> AsyncIterator[Feed]:
+    """Open the blocking link of a queue and build what consumes it."""
+    config = settings.queue
+    keys = QueueKeys(config.prefix, spec.name)
+    # The only connection with a name: dashboards count connections by it.
+    name = keys.client_name(settings.worker.id)
+    async with open_blocking_link(link.endpoint, name=name) as blocking:
+        queue = Queue(
+            keys=keys,
+            link=link,
+            blocking=blocking,
+            options=ClaimOptions(
+                worker=settings.worker.id,
+                lock_ms=int(config.lock_duration.total_seconds() * 1000),
+                keep_completed=_keep(config.keep_completed),
+                keep_failed=_keep(config.keep_failed),
+                chart_minutes=config.chart_minutes,
+            ),
+            drain_delay=config.drain_delay,
+        )
+        yield Feed(job_type, spec, queue, Keeper(queue, config.lock_renew_time))
+
+
+def _keep(count: int | None) -> KeepJobs:
+    return KeepJobs(count=-1 if count is None else count)
