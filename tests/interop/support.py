@@ -119,9 +119,13 @@ class Node:
         """Add jobs (`{data, opts?, name?}`) and return their ids."""
         return [line["added"] for line in self.run("produce", queue=queue, jobs=jobs)]
 
-    def ask(self, queue: str, *jobs: Line, within: float = 30.0) -> list[Line]:
-        """Add jobs and await each; the lines by which the awaiting ended, in the jobs' order."""
-        lines = self.run("produce", queue=queue, jobs=jobs, waitMs=int(within * 1000))
+    def ask(self, queue: str, *jobs: Line, within: float = 30.0, hold: bool = False) -> list[Line]:
+        """Add jobs and await each; the lines by which the awaiting ended, in the jobs' order.
+
+        With `hold` none begins before all are awaited.
+        """
+        wait_ms = int(within * 1000)
+        lines = self.run("produce", queue=queue, jobs=jobs, waitMs=wait_ms, hold=hold)
         ended = {line["finished"]: line for line in lines if "finished" in line}
         return [ended[line["added"]] for line in lines if "added" in line]
 

@@ -96,7 +96,7 @@ def test_bad_data_fails_at_once_and_names_every_path(node, start):
 def test_removed_jobs_still_answer_those_who_wait(node, start, valkey):
     start()
     jobs = [{"data": chat(f"job {n}"), "opts": {"removeOnComplete": True}} for n in range(3)]
-    ended = node.ask(CHAT, *jobs)
+    ended = node.ask(CHAT, *jobs, hold=True)
     said = [line["returnvalue"]["answer"]["message"]["content"] for line in ended]
     assert said == ["job 0", "job 1", "job 2"]
     assert node.jobs(CHAT, *[line["finished"] for line in ended]) == [None, None, None]
@@ -123,7 +123,7 @@ def test_failed_jobs_are_kept_as_their_options_say(node, start, valkey):
     start(concurrency=1)
     removed = {"data": {}, "opts": {"removeOnFail": True}}
     kept = {"data": {}, "opts": {"removeOnFail": 1}}
-    ended = node.ask("echo", removed, kept, kept)
+    ended = node.ask("echo", removed, kept, kept, hold=True)
     assert all("text: missing" in line["error"] for line in ended)
     assert valkey.client.zcard("bull:echo:failed") == 1
 
