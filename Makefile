@@ -18,7 +18,7 @@ MODEL ?=
 ASYNC_RULES := --disable=ASYNC101,ASYNC109,ASYNC114,ASYNC119,ASYNC124,ASYNC127,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-interop test-embedded test-wheels coverage watch lint fix format typecheck imports clean
+.PHONY: help install demo test test-interop test-embedded test-wheels coverage watch lint fix format typecheck docs load-test clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,12 @@ format: $(INSTALLED)  ## Format the code
 
 typecheck: $(INSTALLED)  ## Check types
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## Hold the documentation against the code
+	$(BIN)/python -m pytest tests/docs -q
+
+load-test: $(INSTALLED)  ## Send chat jobs through a worker and print how fast they come out
+	$(BIN)/python benchmarks/load.py $(ARGS)
 
 clean:  ## Remove what was set up and built
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/interop/node_modules
