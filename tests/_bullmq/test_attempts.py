@@ -38,6 +38,17 @@ def test_a_job_is_tried_again_while_attempts_are_left(
     assert step(made=made, attempts=attempts) == (RetryAfter(0) if again else GiveUp())
 
 
+@pytest.mark.parametrize(
+    ("started", "most", "again"), [(1, None, True), (1, 2, True), (2, 2, False), (3, 2, False)]
+)
+def test_a_job_that_was_started_as_often_as_allowed_is_not_tried_again(
+    started: int, most: int | None, again: bool
+) -> None:
+    job = StoredJob(id="1", attempts_started=started, options=JobOptions(attempts=10))
+    next_one = next_step(job, retryable=True, random=lambda: 0.0, max_started=most)
+    assert next_one == (RetryAfter(0) if again else GiveUp())
+
+
 def test_an_error_that_forbids_a_retry_ends_it_whatever_is_left() -> None:
     assert step(Backoff("fixed", 10), retryable=False) == GiveUp()
 

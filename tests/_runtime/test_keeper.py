@@ -126,6 +126,18 @@ async def test_another_slots_hold_on_the_same_job_is_not_released(
     assert queue.renewed[0][1] == [("1", "t:2")]
 
 
+async def test_a_job_that_comes_to_another_slot_is_stopped_in_the_first(
+    autojump_clock: object, keeper: Keeper
+) -> None:
+    # It stalled here, was put back and claimed again: nobody else would stop the first run.
+    first, second = JobScope(), JobScope()
+    keeper.hold("1", "t:1", first)
+    with first.running():
+        keeper.hold("1", "t:2", second)
+        await anyio.sleep_forever()
+    assert (first.reason, second.reason) == (StopReason.LOCK_LOST, None)
+
+
 async def test_a_lost_lock_stops_its_job_and_no_other(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:

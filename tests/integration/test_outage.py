@@ -237,6 +237,29 @@ async def test_a_lost_reply_to_a_finish_is_recorded_once_and_its_next_job_is_run
         assert locks(client) == []
 
 
+async def test_a_renewal_after_a_lost_finish_does_not_cost_the_completion(valkey):
+    # When the link is back, a renewal is due and finds no lock, because the finish has run.
+    client, ledger = valkey.client, Ledger()
+    settings = {"worker": {"concurrency": 1}, "queue": {"lock_renew_time": "400ms"}}
+    async with behind_proxy(valkey, probe(ledger), settings) as (_, proxy):
+        first = put(client, PROBE, {"seconds": 0.5})
+        second = put(client, PROBE, {})
+        await eventually_async(lambda: ledger.began == [first])
+        proxy.delay = HELD_BACK
+        await eventually_async(lambda: state_of(client, first) == "completed")
+        proxy.refusing = True
+        assert proxy.cut() > 0
+        proxy.delay = 0.0
+        due_at = anyio.current_time() + 0.8
+        await eventually_async(lambda: anyio.current_time() > due_at)
+        proxy.refusing = False
+        await eventually_async(lambda: state_of(client, second) == "completed")
+        await eventually_async(lambda: len(ledger.outcomes) == 2)
+        assert ledger.outcomes == [(first, Outcome.COMPLETED), (second, Outcome.COMPLETED)]
+        for job_id in (first, second):
+            assert_ran_once(client, ledger, job_id)
+
+
 @pytest.mark.parametrize("keep", [0, 1])
 async def test_a_lost_reply_to_a_finish_that_removed_its_job_is_a_completion(valkey, keep):
     client, ledger = valkey.client, Ledger()

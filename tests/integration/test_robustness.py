@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any, Self
 
@@ -222,3 +224,65 @@ def test_a_worker_with_nothing_to_run_is_refused(start_process):
     process = start_process("--engine", "none")
     assert process.wait() == 2
     assert "enable one" in eventually(lambda: process.log)
+
+
+STUCK = """\
+import sys
+
+import anyio
+import attrs
+
+from worker_core import JobType, QueueSpec, Service, hookimpl
+from worker_core._runtime import process
+from worker_core.testing.workers import configuration_of, plugin_under_test
+
+process.RETURN_SECONDS, process._LAST_RESORT_SECONDS = 0.1, 0.3
+
+
+@attrs.frozen
+class Nothing:
+    pass
+
+
+class Deaf(JobType[Nothing]):
+    name, request, needs_engine = "deaf", Nothing, False
+    queues = (QueueSpec("deaf"),)
+
+    async def run(self, request, context):
+        began.set()
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep_forever()
+
+
+class Monitor(Service):
+    name = "monitor"
+
+    async def run(self, context, *, task_status):
+        task_status.started()
+        await began.wait()
+        context.request_stop("the disk is full")
+        await anyio.sleep_forever()
+
+
+class Plugin:
+    @hookimpl
+    def worker_core_job_types(self):
+        return [Deaf()]
+
+    @hookimpl
+    def worker_core_services(self):
+        return [Monitor()]
+
+
+began = anyio.Event()
+settings = {"redis": {"url": sys.argv[1]}, "worker": {"engine": "none", "grace": "100ms"}}
+sys.exit(process.run_process(configuration_of(settings, [plugin_under_test("stuck", Plugin)])))
+"""
+
+
+def test_a_stop_that_no_signal_asked_for_is_ended_by_force_too(valkey):
+    put(valkey.client, "deaf", {})
+    command = [sys.executable, "-c", STUCK, valkey.url]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 70, ended.stderr
+    assert "the stop hangs in a plugin" in ended.stderr
