@@ -134,7 +134,7 @@ async def test_a_job_that_comes_to_another_slot_is_stopped_in_the_first(
     keeper.hold("1", "t:1", first)
     with first.running():
         keeper.hold("1", "t:2", second)
-        await anyio.sleep_forever()
+        await anyio.sleep(60)
     assert (first.reason, second.reason) == (StopReason.LOCK_LOST, None)
 
 
