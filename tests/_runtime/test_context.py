@@ -6,56 +6,63 @@ from datetime import timedelta
 from typing import Any, cast
 
 import anyio
+import attrs
 from structlog.testing import capture_logs
 
-from worker_core._runtime.context import Context
-from worker_core._runtime.engine_calls import NoEngine
+from worker_core._bullmq.job import StoredJob
+from worker_core._bullmq.keys import QueueKeys
+from worker_core._runtime.context import Context, Surroundings
+from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.scope import JobScope
-from worker_core.job import Job
 
-JOB = Job(
-    id="7",
-    queue="q",
-    name="n",
-    type="chat",
-    attempt=2,
-    max_attempts=3,
-    priority=0,
-    created_ms=1_700_000_000_250,
-)
+STORED = StoredJob(id="7", name="n", attempts_made=1, timestamp_ms=1_700_000_000_250)
 
 
-class Reported:
-    def __init__(self) -> None:
-        self.values: list[object] = []
+@attrs.define(eq=False)
+class JobQueue:
+    """Stands for the queue: what a job publishes."""
 
-    def report(self, value: object) -> None:
-        self.values.append(value)
+    keys: QueueKeys = QueueKeys("bull", "q")  # noqa: RUF009  # frozen
+    lines: list[str] = attrs.field(factory=list)
+    published: list[bytes] = attrs.field(factory=list)
+
+    def post_log(self, job: StoredJob, line: str) -> None:
+        self.lines.append(line)
+
+    def post_progress(self, job_id: str, progress: bytes) -> None:
+        self.published.append(progress)
 
 
-def context_in(
-    scope: JobScope, reporter: Reported | None = None, lines: list[str] | None = None
-) -> Context:
-    return Context(
-        job=JOB,
-        engine=NoEngine(),
-        redis=cast("Any", None),
-        scope=scope,
-        reporter=cast("Any", reporter or Reported()),
-        log_line=(lines if lines is not None else []).append,
+class SureKeeper:
+    def is_sure_of(self, job_id: str) -> bool:
+        return True
+
+
+def context_in(scope: JobScope, queue: JobQueue | None = None) -> Context:
+    nothing: Any = None
+    around = Surroundings(
+        job_type="chat",
+        express=False,
+        queue=cast("Any", queue or JobQueue()),
+        keeper=cast("Any", SureKeeper()),
+        redis=nothing,
+        admission=None,
+        pump=ProgressPump(),
+        notify=None,
     )
+    return Context(around, STORED, scope)
 
 
 async def test_a_note_goes_into_the_jobs_own_log() -> None:
-    lines: list[str] = []
-    context_in(JobScope(), lines=lines).note("half way")
-    assert lines == ["half way"]
+    queue = JobQueue()
+    context_in(JobScope(), queue).note("half way")
+    assert queue.lines == ["half way"]
 
 
 async def test_the_time_left_is_that_of_the_jobs_own_clock(autojump_clock: object) -> None:
     scope = JobScope()
     context = context_in(scope)
-    with scope.running():
+    with scope:
         assert context.time_left is None
         scope.limit(10)
         await anyio.sleep(4)
@@ -83,13 +90,23 @@ async def test_what_a_job_logs_is_bound_to_it() -> None:
 
 
 async def test_progress_and_warnings_go_where_they_belong() -> None:
-    reporter = Reported()
-    context = context_in(JobScope(), reporter)
+    queue = JobQueue()
+    context = context_in(JobScope(), queue)
     context.progress({"done": 1})
     context.warn("careful")
-    assert reporter.values == [{"done": 1}]
+    assert queue.published == [b'{"done":1}']
     assert context.warnings == ["careful"]
 
 
-def test_a_job_knows_when_it_was_added() -> None:
-    assert JOB.created_at.isoformat() == "2023-11-14T22:13:20.250000+00:00"
+async def test_a_job_that_has_ended_publishes_no_more(autojump_clock: object) -> None:
+    before, after = JobQueue(), JobQueue()
+    reported, silent = context_in(JobScope(), before), context_in(JobScope(), after)
+    reported.progress(1)
+    for context in (reported, silent):
+        context.end()
+        context.progress(2)
+    assert (before.published, after.published) == ([b"1"], [])
+
+
+async def test_a_job_knows_when_it_was_added() -> None:
+    assert context_in(JobScope()).job.created_at.isoformat() == "2023-11-14T22:13:20.250000+00:00"

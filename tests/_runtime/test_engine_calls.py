@@ -247,7 +247,7 @@ async def test_the_backoff_counts_on_the_jobs_own_clock(
     limits = attrs.evolve(LIMITS, max_retries=1000)
     bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
     bench.host.answers = [[failing(FailureClass.BUSY)] for _ in range(1000)]
-    with bench.scope.running():
+    with bench.scope:
         bench.scope.limit(20)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is StopReason.DEADLINE
@@ -301,7 +301,7 @@ async def test_the_jobs_clock_stands_still_during_admission(
 ) -> None:
     host = MemoryHost(load_seconds=500, answers=[[Step(8)]])
     bench = bench_in(loads, host)
-    with bench.scope.running():
+    with bench.scope:
         bench.scope.limit(10)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is None
@@ -311,7 +311,7 @@ async def test_the_jobs_clock_stands_still_during_admission(
 async def test_the_jobs_clock_covers_the_call(autojump_clock: object, loads: TaskGroup) -> None:
     host = MemoryHost(load_seconds=500, answers=[[Step(50)]])
     bench = bench_in(loads, host)
-    with bench.scope.running():
+    with bench.scope:
         bench.scope.limit(10)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is StopReason.DEADLINE

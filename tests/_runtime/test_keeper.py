@@ -132,7 +132,7 @@ async def test_a_job_that_comes_to_another_slot_is_stopped_in_the_first(
     # It stalled here, was put back and claimed again: nobody else would stop the first run.
     first, second = JobScope(), JobScope()
     keeper.hold("1", "t:1", first)
-    with first.running():
+    with first:
         keeper.hold("1", "t:2", second)
         await anyio.sleep(60)
     assert (first.reason, second.reason) == (StopReason.LOCK_LOST, None)
@@ -145,7 +145,7 @@ async def test_a_lost_lock_stops_its_job_and_no_other(
     keeper.hold("1", "t:1", mine)
     keeper.hold("2", "t:2", other)
     queue.lost = {"1"}
-    with capture_logs() as logs, mine.running():
+    with capture_logs() as logs, mine:
         await anyio.sleep_forever()
     assert anyio.current_time() == TICK
     assert (mine.reason, other.reason) == (StopReason.LOCK_LOST, None)
@@ -203,6 +203,6 @@ async def test_a_failure_costs_no_job_its_scope(
     scope = JobScope()
     keeper.hold("1", "t", scope)
     queue.errors = [ReplyLost("lost")] * 20
-    with capture_logs(), scope.running():
+    with capture_logs(), scope:
         await anyio.sleep(12)
     assert scope.reason is None

@@ -17,7 +17,7 @@ from worker_core._runtime.scope import RETURN_SECONDS, JobScope, StopReason
 async def test_a_job_that_ends_in_time_was_not_stopped(autojump_clock: object) -> None:
     scope = JobScope()
     scope.end_by(anyio.current_time() + 10)
-    with scope.running():
+    with scope:
         scope.limit(5)
         await anyio.sleep(4)
     assert scope.reason is None
@@ -26,7 +26,7 @@ async def test_a_job_that_ends_in_time_was_not_stopped(autojump_clock: object) -
 async def test_its_own_time_stops_a_job(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.limit(5)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DEADLINE
@@ -37,7 +37,7 @@ async def test_its_own_time_stops_a_job(autojump_clock: object) -> None:
 async def test_the_drain_stops_a_job_whose_own_time_is_longer(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.limit(50)
         scope.end_by(began + 3)
         await anyio.sleep_forever()
@@ -48,7 +48,7 @@ async def test_the_drain_stops_a_job_whose_own_time_is_longer(autojump_clock: ob
 async def test_the_drain_only_shortens(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.limit(5)
         scope.end_by(began + 100)
         await anyio.sleep_forever()
@@ -58,7 +58,7 @@ async def test_the_drain_only_shortens(autojump_clock: object) -> None:
 async def test_a_later_drain_does_not_lengthen_an_earlier_one(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.end_by(began + 3)
         scope.end_by(began + 30)
         await anyio.sleep_forever()
@@ -68,14 +68,14 @@ async def test_a_later_drain_does_not_lengthen_an_earlier_one(autojump_clock: ob
 async def test_a_drain_that_is_over_stops_a_job_that_begins(autojump_clock: object) -> None:
     scope = JobScope()
     scope.end_by(anyio.current_time() - 1)
-    with scope.running():
+    with scope:
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DRAIN
 
 
 async def test_nobody_else_can_stop_a_job(autojump_clock: object) -> None:
     scope = JobScope()
-    with anyio.move_on_after(1), scope.running():
+    with anyio.move_on_after(1), scope:
         scope.limit(5)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DEADLINE
@@ -83,7 +83,7 @@ async def test_nobody_else_can_stop_a_job(autojump_clock: object) -> None:
 
 async def test_who_cancels_says_why(autojump_clock: object) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         scope.cancel(StopReason.DRAIN)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DRAIN
@@ -91,7 +91,7 @@ async def test_who_cancels_says_why(autojump_clock: object) -> None:
 
 async def test_a_lost_lock_outranks_every_reason(autojump_clock: object) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         scope.cancel(StopReason.DRAIN)
         scope.cancel(StopReason.LOCK_LOST)
         scope.cancel(StopReason.DEADLINE)
@@ -101,7 +101,7 @@ async def test_a_lost_lock_outranks_every_reason(autojump_clock: object) -> None
 
 async def test_a_lock_lost_while_the_last_step_ran_is_recorded(autojump_clock: object) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         scope.cancel(StopReason.LOCK_LOST)  # and the job does not wait for anything any more
     assert scope.reason is StopReason.LOCK_LOST
 
@@ -110,7 +110,7 @@ async def test_a_job_that_ends_in_the_moment_of_its_deadline_has_ended(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         scope.limit(5)
         autojump_clock.jump(6)
     assert scope.reason is None
@@ -125,7 +125,7 @@ async def test_what_stopped_a_job_stays_so_while_it_cleans_up(autojump_clock: ob
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drain)
-        with scope.running():
+        with scope:
             scope.limit(5)
             try:
                 await anyio.sleep_forever()
@@ -138,7 +138,7 @@ async def test_what_stopped_a_job_stays_so_while_it_cleans_up(autojump_clock: ob
 async def test_the_own_clock_stands_still_during_a_pause(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.limit(5)
         await anyio.sleep(2)
         with scope.paused():
@@ -161,7 +161,7 @@ async def test_pauses_of_several_tasks_end_with_the_last(autojump_clock: object)
             await anyio.sleep(seconds)
 
     async with anyio.create_task_group() as tasks:
-        with scope.running():
+        with scope:
             scope.limit(5)
             tasks.start_soon(pause, 1, 10)
             tasks.start_soon(pause, 4, 20)
@@ -173,7 +173,7 @@ async def test_pauses_of_several_tasks_end_with_the_last(autojump_clock: object)
 async def test_the_drain_does_not_stand_still_during_a_pause(autojump_clock: object) -> None:
     scope = JobScope()
     began = anyio.current_time()
-    with scope.running():
+    with scope:
         scope.limit(5)
         with scope.paused():
             scope.end_by(began + 30)
@@ -183,7 +183,7 @@ async def test_the_drain_does_not_stand_still_during_a_pause(autojump_clock: obj
 
 async def test_a_pause_without_a_limit_changes_nothing(autojump_clock: object) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         assert scope.seconds_left == math.inf
         with scope.paused():
             await anyio.sleep(1000)
@@ -196,7 +196,7 @@ async def test_a_pause_without_a_limit_changes_nothing(autojump_clock: object) -
 
 async def test_settling_has_a_bound_of_its_own(autojump_clock: object) -> None:
     scope = JobScope()
-    with scope.running():
+    with scope:
         scope.limit(5)
         await anyio.sleep_forever()
     began = anyio.current_time()
@@ -218,7 +218,7 @@ async def test_a_drain_leaves_settling_the_time_to_put_the_job_back(autojump_clo
     scope = JobScope()
     began = anyio.current_time()
     scope.end_by(began + 10)
-    with scope.running():
+    with scope:
         await anyio.sleep_forever()
     with scope.settling(120) as bound:
         await anyio.sleep_forever()
@@ -254,7 +254,7 @@ async def test_a_cleanup_that_raises_stands_for_the_stop_that_it_came_from(
         scope.end_by(anyio.current_time() + 5)
     else:
         scope.limit(5)
-    with scope.running():
+    with scope:
         try:
             try:
                 await anyio.sleep_forever()
@@ -268,7 +268,7 @@ async def test_a_cleanup_that_raises_stands_for_the_stop_that_it_came_from(
 async def test_an_error_without_a_stop_is_no_stop(autojump_clock: object) -> None:
     scope = JobScope()
     scope.limit(5)
-    with scope.running():
+    with scope:
         scope.note_stop()
     assert scope.reason is None
 
@@ -293,7 +293,7 @@ async def test_a_pause_that_outlives_the_run_does_not_stop_the_clock_of_settling
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pause, 1 if enters == "before" else 8)
         tasks.start_soon(drain_much_later)
-        with scope.running():
+        with scope:
             await anyio.sleep(5)
         with scope.settling(30) as bound:
             await anyio.sleep_forever()
@@ -333,7 +333,7 @@ def test_a_job_stops_at_the_first_of_its_bounds_and_says_which(
                 await anyio.sleep(seconds)
 
         async with anyio.create_task_group() as tasks:
-            with scope.running():
+            with scope:
                 if limit is not None:
                     scope.limit(limit)
                 for one in drains:

@@ -371,7 +371,7 @@ async def test_a_retry_spends_one_attempt_whatever_becomes_of_its_reply(
     [
         (Fate.UNRUN, ["give back", "ask", "give back"]),
         (Fate.RUN, ["give back", "ask"]),
-        (Fate.LATE, ["give back", "ask", "give back"]),
+        (Fate.LATE, ["give back", "ask", "give back", "ask"]),
     ],
 )
 async def test_a_job_is_given_back_whatever_becomes_of_the_reply(

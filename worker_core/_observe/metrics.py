@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from worker_core._observe.tallies import CounterTally, HistogramTally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["JobFigures", "WorkerMetrics"]
+__all__ = ["EngineFigures", "JobFigures", "WorkerMetrics"]
 
 _SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -24,20 +26,26 @@ _NONE = "none"
 
 
 @attrs.frozen(kw_only=True)
-class JobFigures:
-    """What is measured of one run. Times in seconds; `None` where there was nothing to measure."""
+class EngineFigures:
+    """What is measured of a run that asked the engine. Times in seconds."""
 
-    job_type: str
-    model: str | None
+    model: str
     answered: bool
     """Whether the model has answered: only such names get label values of their own."""
-    status: str
-    seconds: float
-    queue_wait: float | None
-    admission: float | None = None
+    admission: float
     load: float | None = None
     first_token: float | None = None
     tokens_per_second: float | None = None
+
+
+@attrs.frozen
+class JobFigures:
+    """What is measured of one run. Times in seconds; `None` where there was nothing to measure."""
+
+    status: str
+    seconds: float
+    queue_wait: float | None
+    engine: EngineFigures | None
 
 
 class WorkerMetrics:
@@ -47,14 +55,15 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._worker_id = worker_id
         self._models: set[str] = set()
-        self._children: dict[tuple[str, str], Counter] = {}
-        self._model_children: dict[tuple[Histogram, str], Histogram] = {}
+        self._running_counts: dict[str, list[Callable[[], int]]] = {}
         self._began_at = time.monotonic()
         self._process = psutil.Process()
-        by_model = ("worker_id", "model")
-        self._requests = self._counter(
-            "llm_worker_requests", "Runs of jobs by how they ended.", *by_model, "status"
+        self._requests = CounterTally(
+            "llm_worker_requests",
+            "Runs of jobs by how they ended.",
+            ("worker_id", "model", "status"),
         )
+        self.registry.register(self._requests)
         self._seconds = self._histogram(
             "llm_worker_request_duration_seconds", "From claim to end.", _SECONDS
         )
@@ -93,55 +102,50 @@ class WorkerMetrics:
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, ("worker_id", *labels), registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        labels = ("worker_id", "model")
-        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> HistogramTally:
+        histogram = HistogramTally(name, text, ("worker_id", "model"), bounds)
+        self.registry.register(histogram)
+        return histogram
 
     def job_ended(self, figures: JobFigures) -> None:
         """Count one run."""
-        model = self._model_label(figures)
-        self._ended_with(model, figures.status).inc()
+        worker, model = self._worker_id, self._model_label(figures)
+        self._requests.count(worker, model, figures.status)
+        self._seconds.observe(figures.seconds, worker, model)
+        if figures.queue_wait is not None:
+            self._queue_wait.observe(figures.queue_wait, worker, model)
+        engine = figures.engine
+        if engine is None:
+            return
         for histogram, value in (
-            (self._seconds, figures.seconds),
-            (self._queue_wait, figures.queue_wait),
-            (self._admission, figures.admission),
-            (self._load, figures.load),
-            (self._first_token, figures.first_token),
-            (self._rate, figures.tokens_per_second),
+            (self._admission, engine.admission),
+            (self._load, engine.load),
+            (self._first_token, engine.first_token),
+            (self._rate, engine.tokens_per_second),
         ):
             if value is not None:
-                self._of_model(histogram, model).observe(value)
-
-    # Looking a child up by its labels costs more than counting on it, hence the caches.
-
-    def _ended_with(self, model: str, status: str) -> Counter:
-        child = self._children.get((model, status))
-        if child is None:
-            child = self._requests.labels(self._worker_id, model, status)
-            self._children[model, status] = child
-        return child
-
-    def _of_model(self, histogram: Histogram, model: str) -> Histogram:
-        child = self._model_children.get((histogram, model))
-        if child is None:
-            child = histogram.labels(self._worker_id, model)
-            self._model_children[histogram, model] = child
-        return child
+                histogram.observe(value, worker, model)
 
     def _model_label(self, figures: JobFigures) -> str:
-        model = figures.model
-        if model is None:
+        engine = figures.engine
+        if engine is None:
             return _NONE
-        if model in self._models:
-            return model
-        if figures.answered and len(self._models) < _MODELS_NAMED:
-            self._models.add(model)
-            return model
+        if engine.model in self._models:
+            return engine.model
+        if engine.answered and len(self._models) < _MODELS_NAMED:
+            self._models.add(engine.model)
+            return engine.model
         return _OTHER
 
-    def running(self, job_type: str) -> Gauge:
-        """Return the gauge of running jobs of a type."""
-        return self._running.labels(self._worker_id, job_type)
+    def watch_running(self, job_type: str, count: Callable[[], int]) -> None:
+        """Read the number of running jobs of a type from `count` whenever metrics are written.
+
+        A type that is fed by several queues has one of them for each.
+        """
+        counts = self._running_counts.setdefault(job_type, [])
+        counts.append(count)
+        gauge = self._running.labels(self._worker_id, job_type)
+        gauge.set_function(lambda: sum(count() for count in counts))
 
     def redis_reconnects(self, count: int) -> None:
         """Note how often Redis had to be connected again."""

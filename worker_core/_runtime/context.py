@@ -1,56 +1,133 @@
-"""`JobContext` as a running job is handed it."""
+"""`JobContext` as a running job is handed it, and what the worker notes of the run.
+
+What a job may ask for is made when it is first asked for: a quick job asks for nothing, and would
+spend a third of its time on making it.
+"""
 
 from __future__ import annotations
 
 import math
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+import attrs
 import structlog
+import trio
+
+from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.progress import ProgressReporter
+from worker_core.job import Job, JobEvent, JobStep, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
-    from worker_core._runtime.progress import ProgressReporter
+    from worker_core._bullmq.job import StoredJob
+    from worker_core._bullmq.queue import Queue
+    from worker_core._runtime.admission import Admission
+    from worker_core._runtime.keeper import Keeper
+    from worker_core._runtime.progress import ProgressPump
     from worker_core._runtime.scope import JobScope
-    from worker_core.job import EngineCalls, Job
+    from worker_core.errors import FailureClass
+    from worker_core.job import EngineCalls
     from worker_core.redis import Redis
 
-__all__ = ["Context"]
+__all__ = ["Context", "Surroundings"]
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What all runs of one job type from one queue share."""
+
+    job_type: str
+    express: bool
+    queue: Queue
+    keeper: Keeper
+    redis: Redis
+    admission: Admission | None
+    """The way to the engine; `None` where the worker has none."""
+    pump: ProgressPump
+    notify: Callable[[JobEvent], None] | None
+    """Tells the observers; `None` where there are none, so that events cost nothing."""
 
 
 class Context:
     """What `worker_core.job.JobContext` promises; one for each run of a job."""
 
-    def __init__(
-        self,
-        *,
-        job: Job,
-        engine: EngineCalls,
-        redis: Redis,
-        scope: JobScope,
-        reporter: ProgressReporter,
-        log_line: Callable[[str], None],
-    ) -> None:
-        self.job = job
-        self.engine = engine
-        self.redis = redis
-        self.warnings: list[str] = []
-        self._scope = scope
-        self._reporter = reporter
-        self._log_line = log_line
+    __slots__ = (
+        "_around",
+        "_ended",
+        "_engine",
+        "_job",
+        "_log",
+        "_reporter",
+        "_scope",
+        "began_at",
+        "stored",
+        "use",
+        "warnings",
+    )
 
-    @cached_property
+    def __init__(self, around: Surroundings, stored: StoredJob, scope: JobScope) -> None:
+        self._around = around
+        self._scope = scope
+        self.stored = stored
+        self.began_at = trio.current_time()
+        self.use: EngineUse | None = None
+        """What it used of the engine; `None` as long as it has not asked for one."""
+        self.warnings: list[str] = []
+        self._ended = False
+        self._job: Job | None = None
+        self._engine: EngineCalls | None = None
+        self._log: FilteringBoundLogger | None = None
+        self._reporter: ProgressReporter | None = None
+
+    @property
+    def job(self) -> Job:
+        """The job that runs."""
+        if self._job is None:
+            stored = self.stored
+            self._job = Job(
+                id=stored.id,
+                queue=self._around.queue.keys.name,
+                name=stored.name,
+                type=self._around.job_type,
+                attempt=stored.attempts_made + 1,
+                max_attempts=max(1, stored.options.attempts),
+                priority=stored.priority,
+                created_ms=stored.timestamp_ms,
+            )
+        return self._job
+
+    @property
+    def engine(self) -> EngineCalls:
+        """What runs models."""
+        if self._engine is None:
+            admission = self._around.admission
+            if admission is None:
+                self._engine = NoEngine()
+            else:
+                self.use = EngineUse()
+                self._engine = GuardedEngine(
+                    admission, self._scope, self._around.express, self._admitted, self.use
+                )
+        return self._engine
+
+    @property
+    def redis(self) -> Redis:
+        """The worker's own connection."""
+        return self._around.redis
+
+    @property
     def log(self) -> FilteringBoundLogger:
-        """A logger with job, queue and attempt bound; made when first used."""
-        job = self.job
-        logger: FilteringBoundLogger = structlog.get_logger("worker_core.job").bind(
-            job_id=job.id, queue=job.queue, job_type=job.type, attempt=job.attempt
-        )
-        return logger
+        """A logger with job, queue and attempt bound."""
+        if self._log is None:
+            job = self.job
+            self._log = structlog.get_logger("worker_core.job").bind(
+                job_id=job.id, queue=job.queue, job_type=job.type, attempt=job.attempt
+            )
+        return self._log
 
     @property
     def time_left(self) -> timedelta | None:
@@ -58,14 +135,67 @@ class Context:
         left = self._scope.seconds_left
         return None if left is math.inf else timedelta(seconds=left)
 
+    @property
+    def queue_wait(self) -> float | None:
+        """How long it waited for a slot; of later attempts nobody wrote down when they were due."""
+        stored = self.stored
+        if stored.attempts_made:
+            return None
+        due_ms = stored.timestamp_ms + stored.options.delay
+        return max(0.0, stored.processed_on_ms - due_ms) / 1000
+
     def progress(self, value: object) -> None:
         """Publish how far the job is."""
+        # A task of the job type's own may outlive the job that it reports for.
+        if self._ended:
+            return
+        if self._reporter is None:
+            around, job_id = self._around, self.stored.id
+            self._reporter = ProgressReporter(
+                around.pump,
+                around.queue,
+                job_id,
+                may_write=lambda: around.keeper.is_sure_of(job_id),
+            )
         self._reporter.report(value)
 
     def note(self, line: str) -> None:
         """Add a line to the job's own log."""
-        self._log_line(line)
+        self._around.queue.post_log(self.stored, line)
 
     def warn(self, text: str) -> None:
         """Add a warning to the result envelope."""
         self.warnings.append(text)
+
+    def end(self) -> None:
+        """Publish no more progress: the job's outcome says more."""
+        self._ended = True
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def tell(
+        self,
+        step: JobStep,
+        *,
+        model: str | None = None,
+        outcome: Outcome | None = None,
+        reason: str | None = None,
+        failure: FailureClass | None = None,
+        run_seconds: float | None = None,
+    ) -> None:
+        """Tell the observers of a step of the job's life."""
+        if self._around.notify is not None:
+            self._around.notify(
+                JobEvent(
+                    step=step,
+                    job=self.job,
+                    model=model or (self.use.model_used if self.use else None),
+                    outcome=outcome,
+                    reason=reason,
+                    failure=failure,
+                    run_seconds=run_seconds,
+                )
+            )
+
+    def _admitted(self, model: str) -> None:
+        self.tell(JobStep.ADMITTED, model=model)

@@ -9,13 +9,16 @@ import attrs
 import orjson
 from cattrs.preconf.orjson import make_converter
 
+from worker_core._runtime.engine_calls import EngineUse
 from worker_core.engine import ChatAnswer, EmbedAnswer
 from worker_core.strict_json import dumps
 
 if TYPE_CHECKING:
-    from worker_core._runtime.engine_calls import EngineUse
+    from collections.abc import Sequence
 
 __all__ = ["Envelope", "write_envelope", "write_pointer"]
+
+_NO_USE = EngineUse()
 
 _converter = make_converter(omit_if_default=False)
 
@@ -29,12 +32,13 @@ class Envelope:
     worker: str
     queue_wait: float | None
     total: float
-    use: EngineUse
-    warnings: tuple[str, ...] = ()
+    use: EngineUse | None
+    """What the job used of the engine; `None` where it asked for none."""
+    warnings: Sequence[str] = ()
 
     def members(self) -> dict[str, object]:
         """Return the envelope's members but for the answer, in the order in which they are read."""
-        use = self.use
+        use = self.use or _NO_USE
         return {
             "model": {"asked": use.model_asked, "used": use.model_used},
             "usage": {
@@ -81,7 +85,7 @@ def write_pointer(envelope: Envelope, *, key: str, size: int, ttl: timedelta) ->
 def _in_wire_form(answer: object) -> object:
     if isinstance(answer, ChatAnswer | EmbedAnswer):
         return _ollama_form(answer)
-    if attrs.has(type(answer)):
+    if hasattr(answer, "__attrs_attrs__"):
         return _converter.unstructure(answer)
     return answer
 

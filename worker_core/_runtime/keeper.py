@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 import structlog
+import trio
 
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core.errors import RedisError
@@ -49,7 +50,7 @@ class Keeper:
             # It stalled here, was put back and has come to another of our slots: the lock is that
             # one's now, and nobody would stop the first any more.
             before.scope.cancel(StopReason.LOCK_LOST)
-        self._held[job_id] = _Held(token, scope, anyio.current_time())
+        self._held[job_id] = _Held(token, scope, trio.current_time())
 
     def release(self, job_id: str, token: str) -> None:
         """Keep a job's lock no more: its finish has been acknowledged."""
@@ -66,7 +67,7 @@ class Keeper:
         """
         held = self._held.get(job_id)
         lock_seconds = self._queue.options.lock_ms / 1000
-        return held is not None and anyio.current_time() - held.renewed_at < lock_seconds
+        return held is not None and trio.current_time() - held.renewed_at < lock_seconds
 
     @property
     def scopes(self) -> list[JobScope]:
@@ -87,7 +88,7 @@ class Keeper:
 
     async def _renew(self) -> bool:
         """Renew what is due; tell whether the queue answered."""
-        asked_at = anyio.current_time()
+        asked_at = trio.current_time()
         due = [(i, h) for i, h in self._held.items() if asked_at - h.renewed_at >= self._half]
         if not due:
             return True

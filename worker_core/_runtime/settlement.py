@@ -15,9 +15,22 @@ import structlog
 
 from worker_core._bullmq.attempts import GiveUp, RetryAfter, next_step
 from worker_core._bullmq.calls import Failure, Finish
-from worker_core._bullmq.replies import Claim, Finished, Nothing, Refusal, may_have_run
+from worker_core._bullmq.replies import (
+    STILL_OWNED,
+    Claim,
+    Finished,
+    Nothing,
+    Refusal,
+    may_have_run,
+)
 from worker_core._runtime.failure import is_retryable, reason_text, trace_list
-from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost, Unrecoverable
+from worker_core.errors import (
+    RedisError,
+    RedisUnavailable,
+    ReplyError,
+    ReplyLost,
+    Unrecoverable,
+)
 from worker_core.job import Outcome
 
 if TYPE_CHECKING:
@@ -92,6 +105,15 @@ class Settlement:
     following: Claim = Nothing()
 
 
+@attrs.define
+class _Doubt:
+    """What is known of a call that moves a job and is made until it is answered."""
+
+    unsure: bool = False
+    """An earlier one may have run."""
+    pause_seconds: float = _FIRST_PAUSE_SECONDS
+
+
 class Settler:
     """Settles the jobs of one queue. `may_fetch` says whether a finish may bring the next job."""
 
@@ -155,27 +177,16 @@ class Settler:
 
     async def _finish(self, job: StoredJob, token: str, ending: Finish) -> Finished | Refusal:
         """Finish, once: also where replies are lost."""
-        unsure = False
+        doubt = _Doubt()
         while True:
-            fetch_next = self._may_fetch()
             try:
-                ended = await self._move(
-                    job,
-                    token,
-                    lambda: self._queue.finish(
-                        job,
-                        token,
-                        ending,
-                        fetch_next=fetch_next,  # noqa: B023  # called at once, in this round
-                    ),
-                )
-            except ReplyLost:
-                unsure = True
-                settled = await self._ask(job, token)
+                ended = await self._queue.finish(job, token, ending, fetch_next=self._may_fetch())
+            except RedisError as error:
+                settled = await self._find_out(error, job, token, doubt)
                 if settled.owned:
                     continue
             else:
-                if not (unsure and isinstance(ended, Refusal) and ended.is_loss):
+                if not (doubt.unsure and isinstance(ended, Refusal) and ended.is_loss):
                     return ended
                 # The first call ran after all, between the question and the second call.
                 settled = await self._ask(job, token)
@@ -188,44 +199,77 @@ class Settler:
     async def _retry(
         self, job: StoredJob, token: str, failure: Failure, delay_ms: int
     ) -> Settlement:
-        unsure = False
+        refusal = await self._move(
+            job,
+            token,
+            lambda: self._queue.retry(job, token, failure, delay_ms=delay_ms),
+            moved=lambda settled: settled.attempts_made > job.attempts_made,
+        )
+        return Settlement(Outcome.RETRIED) if refusal is None else _lost(job, refusal)
+
+    async def _give_back(self, job: StoredJob, token: str) -> Settlement:
+        refusal = await self._move(
+            job,
+            token,
+            lambda: self._queue.give_back(job, token),
+            # Given back, or lost before: either way it is not ours, and no attempt is spent.
+            moved=lambda _: True,
+        )
+        return Settlement(Outcome.RETURNED) if refusal is None else _lost(job, refusal)
+
+    async def _move(
+        self,
+        job: StoredJob,
+        token: str,
+        call: Callable[[], Awaitable[Refusal | None]],
+        *,
+        moved: Callable[[Settled], bool],
+    ) -> Refusal | None:
+        """Move the job, once: also where replies are lost. `None`: it was moved.
+
+        `moved` tells from what stands in the queue whether it was this call that moved it.
+        """
+        doubt = _Doubt()
         while True:
             try:
-                refusal = await self._move(
-                    job,
-                    token,
-                    lambda: self._queue.retry(job, token, failure, delay_ms=delay_ms),
-                )
-            except ReplyLost:
-                unsure = True
-                settled = await self._ask(job, token)
+                refusal = await call()
+            except RedisError as error:
+                settled = await self._find_out(error, job, token, doubt)
                 if settled.owned:
                     continue
             else:
-                if refusal is None:
-                    return Settlement(Outcome.RETRIED)
-                if not unsure:
-                    return _lost(job, refusal)
+                if refusal is None or not doubt.unsure:
+                    return refusal
                 settled = await self._ask(job, token)
-            if settled.attempts_made > job.attempts_made:
-                return Settlement(Outcome.RETRIED)
-            return _lost(job, Refusal.LOCK_GONE)
+            return None if moved(settled) else Refusal.LOCK_GONE
 
-    async def _give_back(self, job: StoredJob, token: str) -> Settlement:
-        unsure = False
-        while True:
-            try:
-                refusal = await self._move(job, token, lambda: self._queue.give_back(job, token))
-            except ReplyLost:
-                unsure = True
-                if (await self._ask(job, token)).owned:
-                    continue
-                # Given back, or lost before: either way it is not ours, and no attempt is spent.
-                return Settlement(Outcome.RETURNED)
-            # Refused after a lost reply: the first call ran after all, or as above.
-            if refusal is None or unsure:
-                return Settlement(Outcome.RETURNED)
-            return _lost(job, refusal)
+    async def _find_out(
+        self, error: RedisError, job: StoredJob, token: str, doubt: _Doubt
+    ) -> Settled:
+        """Say what became of a job after a call that failed; still owned: call again.
+
+        Not even an error reply means that nothing was done: the script that finishes a job fetches
+        the next one, and may fail there.
+        """
+        if isinstance(error, ReplyLost):
+            doubt.unsure = True
+            return await self._ask(job, token)
+        if isinstance(error, ReplyError) and may_have_run(error):
+            settled = await self._ask(job, token)
+            if not settled.owned:
+                doubt.unsure = True
+                return settled
+        await self._wait_to_repeat(error, doubt)
+        return STILL_OWNED
+
+    async def _wait_to_repeat(self, error: RedisError, doubt: _Doubt) -> None:
+        """Wait before a call is made again that the server refused, as when its memory is full."""
+        if not isinstance(error, ReplyError | RedisUnavailable):
+            raise error
+        # The answer is worth waiting for; the caller's bound ends this.
+        _log.warning("Redis refuses to write a job's outcome", reason=str(error))
+        await anyio.sleep(doubt.pause_seconds)
+        doubt.pause_seconds = min(doubt.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _store(self, large: LargeResult) -> None:
         ttl_ms = int(large.ttl.total_seconds() * 1000)
@@ -238,40 +282,14 @@ class Settler:
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call that may run twice without harm until it is answered."""
+        doubt = _Doubt()
         while True:
             try:
-                return await self._persist(call)
+                return await call()
             except ReplyLost:
                 continue
-
-    async def _move(self, job: StoredJob, token: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call that moves the job; raises `ReplyLost` where what it did must be asked for.
-
-        An error does not mean that nothing was done: the script that finishes a job fetches the
-        next one, and may fail there.
-        """
-
-        async def ask_after_error() -> T:
-            try:
-                return await call()
-            except ReplyError as error:
-                if not may_have_run(error) or (await self._ask(job, token)).owned:  # noqa: ASYNC120  # a cancel here means what it says
-                    raise
-                raise ReplyLost(f"the script failed half way: {error}") from error
-
-        return await self._persist(ask_after_error)
-
-    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call again while the server refuses it, for instance because its memory is full."""
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return await call()
-            except (ReplyError, RedisUnavailable) as error:
-                # The answer is worth waiting for; the caller's bound ends this.
-                _log.warning("Redis refuses to write a job's outcome", reason=str(error))
-            await anyio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            except RedisError as error:
+                await self._wait_to_repeat(error, doubt)
 
 
 def _lost(job: StoredJob, refusal: Refusal) -> Settlement:

@@ -45,6 +45,7 @@ from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
 from worker_core._runtime.admission import Admission
 from worker_core._runtime.consumer import Consumer
+from worker_core._runtime.context import Surroundings
 from worker_core._runtime.execution import Execution, RunParts
 from worker_core._runtime.feeds import Feed, open_feed
 from worker_core._runtime.observers import notifier
@@ -273,23 +274,30 @@ class Worker:
         worker = self._settings.worker
         parts = RunParts(
             worker_id=worker.id,
-            redis=Redis(link),
-            admission=self._admission(engine, loads) if engine else None,
-            pump=self._pump,
             metrics=self.metrics,
             results=self._settings.results,
             outage_seconds=self._settings.redis.outage_timeout.total_seconds(),
             max_started_attempts=self._settings.queue.max_started_attempts,
-            notify=notifier(self._composition.observers),
+            log_each_job=self._settings.log.level == "debug",
         )
+        redis = Redis(link)
+        admission = self._admission(engine, loads) if engine else None
+        notify = notifier(self._composition.observers)
         consumers = [
             Consumer(
                 queue=feed.queue,
                 execution=Execution(
                     job_type=feed.job_type,
-                    express=feed.spec.express,
-                    queue=feed.queue,
-                    keeper=feed.keeper,
+                    around=Surroundings(
+                        job_type=feed.job_type.name,
+                        express=feed.spec.express,
+                        queue=feed.queue,
+                        keeper=feed.keeper,
+                        redis=redis,
+                        admission=admission,
+                        pump=self._pump,
+                        notify=notify,
+                    ),
                     settler=Settler(
                         feed.queue,
                         lambda: not self._stop.requested.is_set(),
