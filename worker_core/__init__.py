@@ -1,5 +1,7 @@
 """worker-core: a background worker for LLM jobs on BullMQ queues, composed from plugins."""
 
+from worker_core.backoff import BackoffStrategy, FailedAttempt
+from worker_core.children import AddOptions, ChildFailure, ChildJobs
 from worker_core.config import EnvUnit, setting
 from worker_core.engine import (
     JSON,
@@ -25,20 +27,36 @@ from worker_core.errors import (
     WorkerCoreError,
 )
 from worker_core.hookspecs import hookimpl
-from worker_core.job import Job, JobContext, JobEvent, JobStep, JobType, Outcome, QueueSpec
+from worker_core.job import (
+    Job,
+    JobContext,
+    JobEvent,
+    JobStep,
+    JobType,
+    Outcome,
+    QueueSpec,
+    RateLimit,
+)
 from worker_core.service import RestartPolicy, Service, ServiceContext
+from worker_core.signals import DelayJob, JobSignal, RateLimited, WaitForChildren
 
 __all__ = [
     "JSON",
+    "AddOptions",
+    "BackoffStrategy",
     "ChatAnswer",
     "ChatCall",
     "ChatChunk",
+    "ChildFailure",
+    "ChildJobs",
+    "DelayJob",
     "EmbedAnswer",
     "EmbedCall",
     "Engine",
     "EngineError",
     "EngineProgress",
     "EnvUnit",
+    "FailedAttempt",
     "FailureClass",
     "Fault",
     "Host",
@@ -47,6 +65,7 @@ __all__ = [
     "Job",
     "JobContext",
     "JobEvent",
+    "JobSignal",
     "JobStep",
     "JobType",
     "Message",
@@ -54,10 +73,13 @@ __all__ = [
     "Outcome",
     "Phase",
     "QueueSpec",
+    "RateLimit",
+    "RateLimited",
     "RestartPolicy",
     "Service",
     "ServiceContext",
     "Unrecoverable",
+    "WaitForChildren",
     "WorkerCoreError",
     "hookimpl",
     "setting",

@@ -10,6 +10,7 @@
     │   ├── ReplyLost           the call was sent, its reply never came: ask, do not guess
     │   ├── ReplyError          the server answered with an error
     │   └── LinkClosed          the call was made on a link that is closed (never sent)
+    ├── JobSignal               not done, not failed: the job runs again later (`worker_core.signals`)
     └── JobError                what a run of a job ends with
         ├── InvalidRequest      the job's data is wrong: fails at once, for good
         ├── Unrecoverable       the job type says: fails at once, for good

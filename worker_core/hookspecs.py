@@ -13,6 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker_core.backoff import BackoffStrategy
     from worker_core.engine import Engine
     from worker_core.health import HealthCheck
     from worker_core.job import JobEvent, JobType
@@ -48,6 +49,11 @@ def worker_core_services() -> Sequence[Service]:  # type: ignore[empty-body]  # 
 @hookspec
 def worker_core_health_checks() -> Sequence[HealthCheck]:  # type: ignore[empty-body]  # a specification
     """Return readiness checks; asked whenever somebody asks whether the worker is ready."""
+
+
+@hookspec
+def worker_core_backoff_strategies() -> Sequence[BackoffStrategy]:  # type: ignore[empty-body]  # a specification
+    """Return backoff strategies, asked when a job of theirs has failed and has attempts left."""
 
 
 # --- Running: at each step of a job's life ---

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from worker_core.children import ChildJobs
     from worker_core.engine import (
         ChatAnswer,
         ChatCall,
@@ -34,6 +35,7 @@ __all__ = [
     "JobType",
     "Outcome",
     "QueueSpec",
+    "RateLimit",
 ]
 
 RequestT = TypeVar("RequestT")
@@ -47,6 +49,12 @@ class Outcome(enum.Enum):
     """For good: no attempt is left, or another would not help."""
     RETRIED = "retried"
     """It failed and waits for its next attempt."""
+    DELAYED = "delayed"
+    """Its job type put it off: it runs again later, no attempt spent."""
+    WAITING_CHILDREN = "waiting_children"
+    """It waits for its children, and runs again when they have ended; no attempt spent."""
+    RATE_LIMITED = "rate_limited"
+    """Its job type held the queue back: it is at the head of it again, no attempt spent."""
     RETURNED = "returned"
     """The worker stopped: the job is back in its queue, no attempt spent."""
     LOST = "lost"
@@ -59,6 +67,19 @@ def _check_queue_name(_: object, field: attrs.Attribute[str], value: str) -> Non
         raise ValueError(f"'{field.name}' must not be empty or hold a colon: {value!r}")
 
 
+def _check_duration(_: object, field: attrs.Attribute[timedelta], value: timedelta) -> None:
+    if not timedelta(milliseconds=1) <= value <= timedelta(days=365):
+        raise ValueError(f"'{field.name}' must be from a millisecond to a year")
+
+
+@attrs.frozen(kw_only=True)
+class RateLimit:
+    """At most `max` jobs begin in each `duration`, counted over all workers that have a limit."""
+
+    max: int = attrs.field(validator=attrs.validators.ge(1))
+    duration: timedelta = attrs.field(validator=_check_duration)
+
+
 @attrs.frozen
 class QueueSpec:
     """One queue that feeds a job type, and its slots; `concurrency` is the worker's by default."""
@@ -69,6 +90,8 @@ class QueueSpec:
     )
     express: bool = False
     """Whether its jobs are admitted to a host before others."""
+    limit: RateLimit | None = None
+    """How many of its jobs may begin in a time; a limit of the queue itself goes before it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +110,8 @@ class Job:
     priority: int
     created_ms: int
     """When it was added, in milliseconds since the epoch, by the producer's clock."""
+    telemetry: str | None = None
+    """The trace that its producer was in (BullMQ's `telemetry.metadata`), as the producer wrote it."""
 
     @property
     def created_at(self) -> datetime:
@@ -131,6 +156,11 @@ class JobContext(Protocol):
     @property
     def redis(self) -> Redis:
         """The worker's own connection, for commands and scripts."""
+        ...
+
+    @property
+    def children(self) -> ChildJobs:
+        """The jobs that this one waits for; asked for when they are asked for, never before."""
         ...
 
     @property
@@ -182,7 +212,8 @@ class JobType(abc.ABC, Generic[RequestT]):
         """Answer one request; the value becomes `answer` in the result envelope.
 
         Return what JSON can carry, or an attrs instance. Raise `InvalidRequest` or
-        `Unrecoverable` to fail at once; anything else is retried as the job's options say.
+        `Unrecoverable` to fail at once, `DelayJob`, `WaitForChildren` or `RateLimited` to be run
+        again later; anything else is retried as the job's options say.
         """
 
     def timeout_of(self, request: RequestT) -> timedelta | None:  # noqa: ARG002  # for overriding

@@ -110,6 +110,8 @@ def _is_too_deep(data: bytes) -> bool:
 
 def dumps(value: object) -> bytes:
     """Write JSON; lone surrogates become U+FFFD; raise `Unpublishable` for what cannot be written."""
+    if value is None:
+        return b"null"
     try:
         written = _write(value)
     except (TypeError, RecursionError):

@@ -66,13 +66,47 @@ def test_an_exponential_backoff_doubles_and_counts_the_attempt_that_failed() -> 
 def test_an_unknown_type_fails_the_job_and_says_which() -> None:
     given_up = step(Backoff("cubic"))
     assert isinstance(given_up, GiveUp)
-    assert given_up.because == "unknown backoff type 'cubic': use 'fixed' or 'exponential'"
+    assert (
+        given_up.because == "unknown backoff type 'cubic': use 'fixed', 'exponential' or a plugin's"
+    )
 
 
 def test_the_name_of_an_unknown_type_is_cut() -> None:
     given_up = step(Backoff("x" * 10_000))
     assert isinstance(given_up, GiveUp)
     assert len(given_up.because or "") < 120
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (RetryAfter(70), RetryAfter(70)),
+        (RetryAfter(10**30), RetryAfter(LONGEST_MS)),
+        (GiveUp("because"), GiveUp("because")),
+    ],
+)
+def test_a_type_that_is_not_bullmqs_own_is_asked_for_elsewhere(
+    answer: NextStep, expected: NextStep
+) -> None:
+    asked = []
+
+    def custom(backoff: Backoff) -> NextStep | None:
+        asked.append(backoff)
+        return answer
+
+    backoff = Backoff("cubic", 7)
+    job = StoredJob(id="1", options=JobOptions(attempts=3, backoff=backoff))
+    assert next_step(job, retryable=True, random=lambda: 0.0, custom=custom) == expected
+    assert asked == [backoff]
+
+
+@pytest.mark.parametrize("kind", ["fixed", "exponential"])
+def test_bullmqs_own_types_are_not_asked_for_elsewhere(kind: str) -> None:
+    def custom(_: Backoff) -> NextStep | None:
+        raise AssertionError
+
+    job = StoredJob(id="1", options=JobOptions(attempts=3, backoff=Backoff(kind, 5)))
+    assert next_step(job, retryable=True, random=lambda: 0.0, custom=custom) == RetryAfter(5)
 
 
 def test_minus_one_means_fail_for_good() -> None:

@@ -12,10 +12,13 @@ import msgpack
 import pytest
 
 from worker_core._bullmq import calls, scripts
-from worker_core._bullmq.adding import AddOptions, add, read_added
+from worker_core._bullmq.add_options import ChildFailure
+from worker_core._bullmq.adding import AddOptions, Parent, add, read_added
 from worker_core._bullmq.calls import ClaimOptions, Failure, Finish
+from worker_core._bullmq.flows import ChildKeys, count_children, wait_for_children
 from worker_core._bullmq.job import Backoff, JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.scheduling import make_next
 from worker_core._bullmq.scripts import OWN_SCRIPTS, WORKER_SCRIPTS, _package_folder, load_scripts
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 KEYS = QueueKeys("bull", "mail")
 OPTIONS = ClaimOptions(worker="w1", lock_ms=30_000, keep_failed=KeepJobs(count=5))
 JOB = StoredJob(id="7", options=JobOptions(attempts=3, fail_parent=True, keep_logs=9))
+CHILDREN = ChildKeys(KEYS.job("7"))
+SCHEDULED = StoredJob(
+    id="7", scheduler_id="tick", raw_options=b'{"repeat":{"every":5000,"count":1}}'
+)
 FAILURE = Failure(reason="é".encode(), stacktrace=b'["trace"]')
 COMPLETED = Finish(completed=True, value=b'{"a":1}', at_ms=1234)
 FAILED = Finish(completed=False, value=b"why", stacktrace=b"[]", at_ms=1234)
@@ -43,6 +50,9 @@ CALLS: dict[str, ScriptCall] = {
     "count jobs": calls.count_jobs(KEYS),
     "repair": calls.repair(KEYS, attrs.evolve(JOB, repairs={"atm": "0", "parent": ""}), "t:1"),
     "find owned": calls.find_owned(KEYS, "t:1"),
+    "wait for children": wait_for_children(KEYS, "7", "t:1"),
+    "count children": count_children(KEYS, "7"),
+    "make next": make_next(KEYS, SCHEDULED, now_ms=1000),
     "add": add(KEYS, "n", b"{}", AddOptions()),
     "add delayed": add(KEYS, "n", b"{}", AddOptions(delay=timedelta(seconds=2))),
     "add prioritized": add(KEYS, "n", b"{}", AddOptions(priority=3)),
@@ -53,6 +63,7 @@ MEANINGS: dict[str, str] = {
     "active": KEYS.active,
     "prioritized": KEYS.prioritized,
     "event": KEYS.events,
+    "events": KEYS.events,
     "event stream": KEYS.events,
     "events stream": KEYS.events,
     "stream events": KEYS.events,
@@ -74,6 +85,13 @@ MEANINGS: dict[str, str] = {
     "stalled-check": KEYS.stalled_check,
     "repeat": KEYS.repeat,
     "prefix": KEYS.base,
+    "producer": KEYS.job("7"),
+    "wait-children": KEYS.waiting_children,
+    "job dependencies": CHILDREN.pending,
+    "unprocessed": CHILDREN.pending,
+    "processed": CHILDREN.values,
+    "ignored": CHILDREN.failures,
+    "job unsuccessful": CHILDREN.unsuccessful,
 }
 """What a head comment calls a key, with the key that is meant. Some depend on the call, see below."""
 
@@ -105,6 +123,8 @@ def test_the_keys_are_those_of_the_head_comment_in_its_order(name: str) -> None:
     if name in {"complete", "fail"}:
         target = "completed" if name == "complete" else "failed"
         meanings |= {"completed/failed": KEYS.base + target, "metrics": KEYS.metrics(target)}
+    if name == "count children":
+        meanings["failed"] = CHILDREN.unsuccessful
     described = described_keys(call)
     assert sorted(described) == list(range(1, len(call.keys) + 1))
     assert [meanings[described[n]] for n in sorted(described)] == list(call.keys)
@@ -257,8 +277,40 @@ def test_options_that_bullmq_refuses_are_refused(wrong: dict[str, int]) -> None:
 
 def test_the_id_of_an_added_job_is_read() -> None:
     assert read_added(b"12") == "12"
-    with pytest.raises(ValueError, match=r"-5"):
-        read_added(-5)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [(-5, "parent is not there any more"), (-7, "with another parent"), (-1, "answered -1")],
+)
+def test_a_job_that_was_not_added_says_why(reply: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_added(reply)
+
+
+@pytest.mark.parametrize("failure", ChildFailure)
+def test_a_child_is_added_as_node_adds_it(failure: ChildFailure) -> None:
+    parent = Parent(keys=QueueKeys("bull", "flows"), id="9", if_child_fails=failure)
+    flag = {failure.value: True} if failure.value else {}
+    arguments, _, options = add(KEYS, "n", b"{}", AddOptions(), parent).args
+    assert unpacked(arguments)[4:] == [
+        "bull:flows:9",
+        "bull:flows:9:dependencies",
+        {"id": "9", "queueKey": "bull:flows", **flag},
+        None,
+        None,
+    ]
+    assert unpacked(options) == {
+        "attempts": 1,
+        "parent": {"id": "9", "queue": "bull:flows"},
+        **flag,
+    }
+
+
+def test_telemetry_is_given_along() -> None:
+    options = AddOptions(telemetry="00-ab-cd-01", omit_telemetry=True)
+    packed = add(KEYS, "n", b"{}", options).args[2]
+    assert unpacked(packed) == {"attempts": 1, "tm": "00-ab-cd-01", "omc": True}
 
 
 def test_every_script_of_a_worker_has_a_builder() -> None:

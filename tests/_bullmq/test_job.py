@@ -72,6 +72,7 @@ def test_a_job_as_bullmq_writes_it_is_read() -> None:
             "atm": "1",
             "ats": "2",
             "stacktrace": '["first"]',
+            "rjk": "tick",
         }
     )
     assert job == StoredJob(
@@ -85,6 +86,8 @@ def test_a_job_as_bullmq_writes_it_is_read() -> None:
         attempts_made=1,
         attempts_started=2,
         stacktrace=("first",),
+        scheduler_id="tick",
+        raw_options=b'{"attempts":3,"backoff":{"type":"exponential","delay":1000}}',
     )
 
 

@@ -67,15 +67,22 @@ def test_a_move_that_was_made_is_no_refusal(reply: object) -> None:
     assert replies.read_move(reply) is None
 
 
-@pytest.mark.parametrize("refusal", Refusal)
+@pytest.mark.parametrize("refusal", [one for one in Refusal if one.value < 0])
 def test_a_move_that_was_not_made_says_why(refusal: Refusal) -> None:
     assert replies.read_move(refusal.value) is refusal
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_a_wait_for_children_that_was_not_begun_says_why(refusal: Refusal) -> None:
+    assert replies.read_wait(refusal.value) is refusal
+    assert replies.read_wait(0) is None
 
 
 def test_only_children_leave_the_job_to_its_worker() -> None:
     assert {refusal for refusal in Refusal if not refusal.is_loss} == {
         Refusal.PENDING_CHILDREN,
         Refusal.FAILED_CHILDREN,
+        Refusal.NONE_PENDING,
     }
 
 
@@ -101,13 +108,13 @@ def test_locks_that_are_lost_are_named() -> None:
 @pytest.mark.parametrize(
     ("reply", "due_ms"),
     [
-        (None, 0.0),
+        (None, None),
         ([b"bull:q:marker", b"0", b"0"], 0.0),
         ([b"bull:q:marker", b"1", b"1700000000000"], 1.7e12),
         ([b"bull:q:marker", b"1", b"1.7000000000005e12"], 1.7000000000005e12),
     ],
 )
-def test_the_marker_says_when_the_next_delayed_job_is_due(reply: object, due_ms: float) -> None:
+def test_the_marker_says_when_the_next_delayed_job_is_due(reply: object, due_ms: float | None) -> None:
     assert replies.read_marker(reply) == due_ms
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +12,7 @@ import attrs
 import trio
 import trio.testing
 
+from worker_core._runtime.scope import JobScope
 from worker_core.engine import (
     ChatAnswer,
     ChatCall,
@@ -27,7 +28,7 @@ from worker_core.engine import (
 from worker_core.model_name import canonical_model_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -174,3 +175,17 @@ async def task_group() -> AsyncIterator[TaskGroup]:
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def new_scope() -> JobScope:
+    """The scope of a job in a shield of its own."""
+    return JobScope(trio.CancelScope(shield=True))
+
+
+@contextmanager
+def running(scope: JobScope) -> Iterator[None]:
+    """Run the body as the job; what stopped it is noted as the worker does."""
+    with scope._shield as shield:
+        yield
+    if shield.cancelled_caught:
+        scope.note_stop()

@@ -9,9 +9,10 @@ import anyio
 import attrs
 from structlog.testing import capture_logs
 
+from tests._runtime.support import new_scope, running
 from worker_core._bullmq.job import StoredJob
 from worker_core._bullmq.keys import QueueKeys
-from worker_core._runtime.context import Context, Surroundings
+from worker_core._runtime.context import Context, Surroundings, view_of
 from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.scope import JobScope
 
@@ -50,19 +51,19 @@ def context_in(scope: JobScope, queue: JobQueue | None = None) -> Context:
         pump=ProgressPump(),
         notify=None,
     )
-    return Context(around, STORED, scope)
+    return Context(around, STORED, scope, anyio.current_time())
 
 
 async def test_a_note_goes_into_the_jobs_own_log() -> None:
     queue = JobQueue()
-    context_in(JobScope(), queue).note("half way")
+    context_in(new_scope(), queue).note("half way")
     assert queue.lines == ["half way"]
 
 
 async def test_the_time_left_is_that_of_the_jobs_own_clock(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     context = context_in(scope)
-    with scope:
+    with running(scope):
         assert context.time_left is None
         scope.limit(10)
         await anyio.sleep(4)
@@ -73,7 +74,7 @@ async def test_the_time_left_is_that_of_the_jobs_own_clock(autojump_clock: objec
 
 
 async def test_what_a_job_logs_is_bound_to_it() -> None:
-    context = context_in(JobScope())
+    context = context_in(new_scope())
     with capture_logs() as logs:
         context.log.info("hello", more=1)
     assert logs == [
@@ -91,7 +92,7 @@ async def test_what_a_job_logs_is_bound_to_it() -> None:
 
 async def test_progress_and_warnings_go_where_they_belong() -> None:
     queue = JobQueue()
-    context = context_in(JobScope(), queue)
+    context = context_in(new_scope(), queue)
     context.progress({"done": 1})
     context.warn("careful")
     assert queue.published == [b'{"done":1}']
@@ -100,7 +101,7 @@ async def test_progress_and_warnings_go_where_they_belong() -> None:
 
 async def test_a_job_that_has_ended_publishes_no_more(autojump_clock: object) -> None:
     before, after = JobQueue(), JobQueue()
-    reported, silent = context_in(JobScope(), before), context_in(JobScope(), after)
+    reported, silent = context_in(new_scope(), before), context_in(new_scope(), after)
     reported.progress(1)
     for context in (reported, silent):
         context.end()
@@ -109,4 +110,15 @@ async def test_a_job_that_has_ended_publishes_no_more(autojump_clock: object) ->
 
 
 async def test_a_job_knows_when_it_was_added() -> None:
-    assert context_in(JobScope()).job.created_at.isoformat() == "2023-11-14T22:13:20.250000+00:00"
+    assert context_in(new_scope()).job.created_at.isoformat() == "2023-11-14T22:13:20.250000+00:00"
+
+
+async def test_children_are_made_when_they_are_asked_for_and_once() -> None:
+    context = context_in(new_scope())
+    assert context._children is None
+    assert context.children is context.children
+
+
+def test_a_job_shows_its_telemetry() -> None:
+    stored = attrs.evolve(STORED, raw_options=b'{"tm":"trace"}')
+    assert view_of(stored, queue="q", job_type="t").telemetry == "trace"

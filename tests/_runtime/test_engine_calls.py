@@ -19,7 +19,9 @@ from tests._runtime.support import (
     MemoryEngine,
     MemoryHost,
     Step,
+    new_scope,
     run_virtual,
+    running,
     task_group,
 )
 from worker_core._runtime.admission import Admission, AdmissionTimeout
@@ -55,7 +57,7 @@ def bench_in(
 ) -> Bench:
     # Loaded already, so that a call's own times begin at once.
     host = host or MemoryHost(loaded={"llama3", "nomic"})
-    scope = JobScope()
+    scope = new_scope()
     admission = Admission(MemoryEngine((host,)), loads, max_wait=max_wait)
     admitted: list[str] = []
     engine = GuardedEngine(admission, scope, False, admitted.append, EngineUse())
@@ -247,7 +249,7 @@ async def test_the_backoff_counts_on_the_jobs_own_clock(
     limits = attrs.evolve(LIMITS, max_retries=1000)
     bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
     bench.host.answers = [[failing(FailureClass.BUSY)] for _ in range(1000)]
-    with bench.scope:
+    with running(bench.scope):
         bench.scope.limit(20)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is StopReason.DEADLINE
@@ -301,7 +303,7 @@ async def test_the_jobs_clock_stands_still_during_admission(
 ) -> None:
     host = MemoryHost(load_seconds=500, answers=[[Step(8)]])
     bench = bench_in(loads, host)
-    with bench.scope:
+    with running(bench.scope):
         bench.scope.limit(10)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is None
@@ -311,7 +313,7 @@ async def test_the_jobs_clock_stands_still_during_admission(
 async def test_the_jobs_clock_covers_the_call(autojump_clock: object, loads: TaskGroup) -> None:
     host = MemoryHost(load_seconds=500, answers=[[Step(50)]])
     bench = bench_in(loads, host)
-    with bench.scope:
+    with running(bench.scope):
         bench.scope.limit(10)
         await bench.engine.chat(CHAT)
     assert bench.scope.reason is StopReason.DEADLINE

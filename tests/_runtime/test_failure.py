@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,9 @@ from worker_core.errors import (
     InvalidRequest,
     Unrecoverable,
 )
+from worker_core.signals import DelayJob, WaitForChildren
+
+A_WHILE = timedelta(minutes=1)
 
 
 class UnrecoverableError(Exception):
@@ -140,3 +144,11 @@ def test_a_trace_is_cut_at_its_beginning_and_is_always_text() -> None:
 def test_an_error_without_words_has_a_trace() -> None:
     (trace,) = json.loads(trace_list(job(), raised(Speechless())))
     assert "Speechless" in trace
+
+
+def test_a_failure_goes_before_a_wish_to_run_again() -> None:
+    failure, wish = ValueError("broken"), WaitForChildren()
+    assert leading_error(ExceptionGroup("g", [wish, failure])) is failure
+    assert (
+        leading_error(ExceptionGroup("g", [wish, ExceptionGroup("h", [DelayJob(A_WHILE)])])) is wish
+    )

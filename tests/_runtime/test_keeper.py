@@ -12,9 +12,9 @@ import attrs
 import pytest
 from structlog.testing import capture_logs
 
-from tests._runtime.support import task_group
+from tests._runtime.support import new_scope, running, task_group
 from worker_core._runtime.keeper import Keeper
-from worker_core._runtime.scope import JobScope, StopReason
+from worker_core._runtime.scope import StopReason
 from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def test_all_that_is_due_is_renewed_in_one_call(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
     for number in range(3):
-        keeper.hold(str(number), f"t:{number}", JobScope())
+        keeper.hold(str(number), f"t:{number}", new_scope(), anyio.current_time())
     await anyio.sleep(TICK + 1)
     assert queue.renewed == [(TICK, [("0", "t:0"), ("1", "t:1"), ("2", "t:2")])]
 
@@ -83,7 +83,7 @@ async def test_every_lock_is_renewed_before_its_renew_time_is_over(
     held_at = {}
     for number in range(20):
         held_at[str(number)] = anyio.current_time()
-        keeper.hold(str(number), "t", JobScope())
+        keeper.hold(str(number), "t", new_scope(), anyio.current_time())
         await anyio.sleep(1.3)
     await anyio.sleep(100)
     for job, began in held_at.items():
@@ -96,9 +96,9 @@ async def test_every_lock_is_renewed_before_its_renew_time_is_over(
 async def test_a_job_that_was_claimed_a_moment_ago_is_not_due(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    keeper.hold("old", "t", JobScope())
+    keeper.hold("old", "t", new_scope(), anyio.current_time())
     await anyio.sleep(5)
-    keeper.hold("new", "t", JobScope())
+    keeper.hold("new", "t", new_scope(), anyio.current_time())
     await anyio.sleep(5)
     assert queue.renewed == [(TICK, [("old", "t")])]
 
@@ -106,7 +106,7 @@ async def test_a_job_that_was_claimed_a_moment_ago_is_not_due(
 async def test_a_job_that_has_ended_is_not_renewed(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    keeper.hold("1", "t", JobScope())
+    keeper.hold("1", "t", new_scope(), anyio.current_time())
     assert len(keeper) == 1
     keeper.release("1", "t")
     assert (len(keeper), keeper.scopes) == (0, [])
@@ -117,9 +117,9 @@ async def test_a_job_that_has_ended_is_not_renewed(
 async def test_another_slots_hold_on_the_same_job_is_not_released(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    scope = JobScope()
-    keeper.hold("1", "t:1", JobScope())
-    keeper.hold("1", "t:2", scope)
+    scope = new_scope()
+    keeper.hold("1", "t:1", new_scope(), anyio.current_time())
+    keeper.hold("1", "t:2", scope, anyio.current_time())
     keeper.release("1", "t:1")
     assert keeper.scopes == [scope]
     await anyio.sleep(10)
@@ -130,10 +130,10 @@ async def test_a_job_that_comes_to_another_slot_is_stopped_in_the_first(
     autojump_clock: object, keeper: Keeper
 ) -> None:
     # It stalled here, was put back and claimed again: nobody else would stop the first run.
-    first, second = JobScope(), JobScope()
-    keeper.hold("1", "t:1", first)
-    with first:
-        keeper.hold("1", "t:2", second)
+    first, second = new_scope(), new_scope()
+    keeper.hold("1", "t:1", first, anyio.current_time())
+    with running(first):
+        keeper.hold("1", "t:2", second, anyio.current_time())
         await anyio.sleep(60)
     assert (first.reason, second.reason) == (StopReason.LOCK_LOST, None)
 
@@ -141,11 +141,11 @@ async def test_a_job_that_comes_to_another_slot_is_stopped_in_the_first(
 async def test_a_lost_lock_stops_its_job_and_no_other(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    mine, other = JobScope(), JobScope()
-    keeper.hold("1", "t:1", mine)
-    keeper.hold("2", "t:2", other)
+    mine, other = new_scope(), new_scope()
+    keeper.hold("1", "t:1", mine, anyio.current_time())
+    keeper.hold("2", "t:2", other, anyio.current_time())
     queue.lost = {"1"}
-    with capture_logs() as logs, mine:
+    with capture_logs() as logs, running(mine):
         await anyio.sleep_forever()
     assert anyio.current_time() == TICK
     assert (mine.reason, other.reason) == (StopReason.LOCK_LOST, None)
@@ -156,12 +156,12 @@ async def test_a_job_that_ended_while_the_call_was_under_way_is_left_alone(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
     # Its lock is gone since its finish let it go.
-    before, after = JobScope(), JobScope()
-    keeper.hold("1", "t:1", before)
+    before, after = new_scope(), new_scope()
+    keeper.hold("1", "t:1", before, anyio.current_time())
     queue.lost, queue.seconds = {"1"}, 2.0
     await anyio.sleep(TICK + 1)
     keeper.release("1", "t:1")
-    keeper.hold("1", "t:2", after)
+    keeper.hold("1", "t:2", after, anyio.current_time())
     await anyio.sleep(2)
     assert (before.reason, after.reason) == (None, None)
 
@@ -172,7 +172,7 @@ async def test_a_job_that_ended_while_the_call_was_under_way_is_left_alone(
 async def test_after_a_failure_the_next_attempt_comes_soon(
     autojump_clock: object, keeper: Keeper, queue: LockQueue, error: Exception | None
 ) -> None:
-    keeper.hold("1", "t", JobScope())
+    keeper.hold("1", "t", new_scope(), anyio.current_time())
     if error is None:
         queue.seconds = 1000  # nothing at all: the keeper gives the call up itself
         first_end = TICK + TICK
@@ -191,7 +191,7 @@ async def test_after_a_failure_the_next_attempt_comes_soon(
 async def test_a_slow_answer_delays_the_next_renewal_by_no_more_than_itself(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    keeper.hold("1", "t", JobScope())
+    keeper.hold("1", "t", new_scope(), anyio.current_time())
     queue.seconds = 5
     await anyio.sleep(40)
     assert queue.times == [TICK, TICK + 5 + TICK, TICK + 2 * (5 + TICK)]
@@ -200,9 +200,9 @@ async def test_a_slow_answer_delays_the_next_renewal_by_no_more_than_itself(
 async def test_a_failure_costs_no_job_its_scope(
     autojump_clock: object, keeper: Keeper, queue: LockQueue
 ) -> None:
-    scope = JobScope()
-    keeper.hold("1", "t", scope)
+    scope = new_scope()
+    keeper.hold("1", "t", scope, anyio.current_time())
     queue.errors = [ReplyLost("lost")] * 20
-    with capture_logs(), scope:
+    with capture_logs(), running(scope):
         await anyio.sleep(12)
     assert scope.reason is None

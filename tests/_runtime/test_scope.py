@@ -10,23 +10,23 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests._runtime.support import run_virtual
+from tests._runtime.support import new_scope, run_virtual, running
 from worker_core._runtime.scope import RETURN_SECONDS, JobScope, StopReason
 
 
 async def test_a_job_that_ends_in_time_was_not_stopped(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     scope.end_by(anyio.current_time() + 10)
-    with scope:
+    with running(scope):
         scope.limit(5)
         await anyio.sleep(4)
     assert scope.reason is None
 
 
 async def test_its_own_time_stops_a_job(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.limit(5)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DEADLINE
@@ -35,9 +35,9 @@ async def test_its_own_time_stops_a_job(autojump_clock: object) -> None:
 
 
 async def test_the_drain_stops_a_job_whose_own_time_is_longer(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.limit(50)
         scope.end_by(began + 3)
         await anyio.sleep_forever()
@@ -46,9 +46,9 @@ async def test_the_drain_stops_a_job_whose_own_time_is_longer(autojump_clock: ob
 
 
 async def test_the_drain_only_shortens(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.limit(5)
         scope.end_by(began + 100)
         await anyio.sleep_forever()
@@ -56,9 +56,9 @@ async def test_the_drain_only_shortens(autojump_clock: object) -> None:
 
 
 async def test_a_later_drain_does_not_lengthen_an_earlier_one(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.end_by(began + 3)
         scope.end_by(began + 30)
         await anyio.sleep_forever()
@@ -66,32 +66,32 @@ async def test_a_later_drain_does_not_lengthen_an_earlier_one(autojump_clock: ob
 
 
 async def test_a_drain_that_is_over_stops_a_job_that_begins(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     scope.end_by(anyio.current_time() - 1)
-    with scope:
+    with running(scope):
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DRAIN
 
 
 async def test_nobody_else_can_stop_a_job(autojump_clock: object) -> None:
-    scope = JobScope()
-    with anyio.move_on_after(1), scope:
+    scope = new_scope()
+    with anyio.move_on_after(1), running(scope):
         scope.limit(5)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DEADLINE
 
 
 async def test_who_cancels_says_why(autojump_clock: object) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         scope.cancel(StopReason.DRAIN)
         await anyio.sleep_forever()
     assert scope.reason is StopReason.DRAIN
 
 
 async def test_a_lost_lock_outranks_every_reason(autojump_clock: object) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         scope.cancel(StopReason.DRAIN)
         scope.cancel(StopReason.LOCK_LOST)
         scope.cancel(StopReason.DEADLINE)
@@ -100,8 +100,8 @@ async def test_a_lost_lock_outranks_every_reason(autojump_clock: object) -> None
 
 
 async def test_a_lock_lost_while_the_last_step_ran_is_recorded(autojump_clock: object) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         scope.cancel(StopReason.LOCK_LOST)  # and the job does not wait for anything any more
     assert scope.reason is StopReason.LOCK_LOST
 
@@ -109,15 +109,15 @@ async def test_a_lock_lost_while_the_last_step_ran_is_recorded(autojump_clock: o
 async def test_a_job_that_ends_in_the_moment_of_its_deadline_has_ended(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         scope.limit(5)
         autojump_clock.jump(6)
     assert scope.reason is None
 
 
 async def test_what_stopped_a_job_stays_so_while_it_cleans_up(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
 
     async def drain() -> None:
         await anyio.sleep(6)
@@ -125,7 +125,7 @@ async def test_what_stopped_a_job_stays_so_while_it_cleans_up(autojump_clock: ob
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drain)
-        with scope:
+        with running(scope):
             scope.limit(5)
             try:
                 await anyio.sleep_forever()
@@ -136,9 +136,9 @@ async def test_what_stopped_a_job_stays_so_while_it_cleans_up(autojump_clock: ob
 
 
 async def test_the_own_clock_stands_still_during_a_pause(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.limit(5)
         await anyio.sleep(2)
         with scope.paused():
@@ -152,7 +152,7 @@ async def test_the_own_clock_stands_still_during_a_pause(autojump_clock: object)
 
 
 async def test_pauses_of_several_tasks_end_with_the_last(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
 
     async def pause(begin: float, seconds: float) -> None:
@@ -161,7 +161,7 @@ async def test_pauses_of_several_tasks_end_with_the_last(autojump_clock: object)
             await anyio.sleep(seconds)
 
     async with anyio.create_task_group() as tasks:
-        with scope:
+        with running(scope):
             scope.limit(5)
             tasks.start_soon(pause, 1, 10)
             tasks.start_soon(pause, 4, 20)
@@ -171,9 +171,9 @@ async def test_pauses_of_several_tasks_end_with_the_last(autojump_clock: object)
 
 
 async def test_the_drain_does_not_stand_still_during_a_pause(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
-    with scope:
+    with running(scope):
         scope.limit(5)
         with scope.paused():
             scope.end_by(began + 30)
@@ -182,8 +182,8 @@ async def test_the_drain_does_not_stand_still_during_a_pause(autojump_clock: obj
 
 
 async def test_a_pause_without_a_limit_changes_nothing(autojump_clock: object) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         assert scope.seconds_left == math.inf
         with scope.paused():
             await anyio.sleep(1000)
@@ -195,8 +195,8 @@ async def test_a_pause_without_a_limit_changes_nothing(autojump_clock: object) -
 
 
 async def test_settling_has_a_bound_of_its_own(autojump_clock: object) -> None:
-    scope = JobScope()
-    with scope:
+    scope = new_scope()
+    with running(scope):
         scope.limit(5)
         await anyio.sleep_forever()
     began = anyio.current_time()
@@ -208,17 +208,17 @@ async def test_settling_has_a_bound_of_its_own(autojump_clock: object) -> None:
 
 
 async def test_settling_is_shielded_from_the_worker(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     with anyio.move_on_after(1), scope.settling(120) as bound:
         await anyio.sleep(60)
     assert not bound.cancelled_caught
 
 
 async def test_a_drain_leaves_settling_the_time_to_put_the_job_back(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
     scope.end_by(began + 10)
-    with scope:
+    with running(scope):
         await anyio.sleep_forever()
     with scope.settling(120) as bound:
         await anyio.sleep_forever()
@@ -227,7 +227,7 @@ async def test_a_drain_leaves_settling_the_time_to_put_the_job_back(autojump_clo
 
 
 async def test_a_drain_that_begins_during_settling_shortens_it(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
     with scope.settling(120):
         scope.end_by(began + 1)
@@ -237,7 +237,7 @@ async def test_a_drain_that_begins_during_settling_shortens_it(autojump_clock: o
 
 async def test_a_lock_lost_during_settling_does_not_end_it(autojump_clock: object) -> None:
     # After a lost reply a renewal finds no lock because the finish has run: to be found out yet.
-    scope = JobScope()
+    scope = new_scope()
     with scope.settling(120) as bound:
         scope.cancel(StopReason.LOCK_LOST)
         await anyio.sleep(100)
@@ -249,12 +249,12 @@ async def test_a_lock_lost_during_settling_does_not_end_it(autojump_clock: objec
 async def test_a_cleanup_that_raises_stands_for_the_stop_that_it_came_from(
     autojump_clock: object, reason: StopReason
 ) -> None:
-    scope = JobScope()
+    scope = new_scope()
     if reason is StopReason.DRAIN:
         scope.end_by(anyio.current_time() + 5)
     else:
         scope.limit(5)
-    with scope:
+    with running(scope):
         try:
             try:
                 await anyio.sleep_forever()
@@ -266,9 +266,9 @@ async def test_a_cleanup_that_raises_stands_for_the_stop_that_it_came_from(
 
 
 async def test_an_error_without_a_stop_is_no_stop(autojump_clock: object) -> None:
-    scope = JobScope()
+    scope = new_scope()
     scope.limit(5)
-    with scope:
+    with running(scope):
         scope.note_stop()
     assert scope.reason is None
 
@@ -278,7 +278,7 @@ async def test_a_pause_that_outlives_the_run_does_not_stop_the_clock_of_settling
     autojump_clock: object, enters: str
 ) -> None:
     # A task of the job type's own may wait for admission in the name of a job that has ended.
-    scope = JobScope()
+    scope = new_scope()
     began = anyio.current_time()
 
     async def pause(begin: float) -> None:
@@ -293,7 +293,7 @@ async def test_a_pause_that_outlives_the_run_does_not_stop_the_clock_of_settling
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pause, 1 if enters == "before" else 8)
         tasks.start_soon(drain_much_later)
-        with scope:
+        with running(scope):
             await anyio.sleep(5)
         with scope.settling(30) as bound:
             await anyio.sleep_forever()
@@ -320,7 +320,7 @@ def test_a_job_stops_at_the_first_of_its_bounds_and_says_which(
     length: float,
 ) -> None:
     async def run() -> tuple[float, StopReason | None]:
-        scope = JobScope()
+        scope = new_scope()
         began = anyio.current_time()
 
         async def drain(begin: float, seconds: float) -> None:
@@ -333,7 +333,7 @@ def test_a_job_stops_at_the_first_of_its_bounds_and_says_which(
                 await anyio.sleep(seconds)
 
         async with anyio.create_task_group() as tasks:
-            with scope:
+            with running(scope):
                 if limit is not None:
                     scope.limit(limit)
                 for one in drains:
@@ -371,3 +371,60 @@ def _own_deadline(limit: float | None, pauses: list[tuple[float, float]]) -> flo
             left -= 1 / 16
         at += 1 / 16
     return at
+
+
+# --- The shield, shared by the jobs of a slot ---
+
+
+async def test_a_settlement_that_takes_long_is_bounded_when_that_is_enforced(
+    autojump_clock: object,
+) -> None:
+    scope = new_scope()
+    began = anyio.current_time()
+    with running(scope):
+        assert scope.settle_within(120)
+        await anyio.sleep(7.5)
+        scope.enforce()
+        await anyio.sleep_forever()
+    assert anyio.current_time() - began == 120
+    assert (scope.is_settling, scope.reason) == (True, None)
+
+
+async def test_a_drain_bounds_a_settlement_at_once(autojump_clock: object) -> None:
+    scope = new_scope()
+    began = anyio.current_time()
+    scope.end_by(began + 10)
+    with running(scope):
+        scope.settle_within(120)
+        await anyio.sleep_forever()
+    assert anyio.current_time() - began == 10 + RETURN_SECONDS
+
+
+async def test_a_run_that_was_stopped_is_not_settled_in_its_shield(autojump_clock: object) -> None:
+    scope = new_scope()
+    with running(scope):
+        scope.cancel(StopReason.LOCK_LOST)
+        assert not scope.settle_within(120)
+    assert not scope.is_settling
+
+
+async def test_a_job_that_has_ended_leaves_the_shield_to_the_next(autojump_clock: object) -> None:
+    shield = trio.CancelScope(shield=True)
+    first, second = JobScope(shield), JobScope(shield)
+    with shield:
+        first.limit(1)
+        await anyio.sleep(0.5)
+        first.end()
+        # Whatever comes too late for it: a straggler's pause, the drain, a lost lock.
+        with first.paused():
+            await anyio.sleep(2)
+        first.end_by(anyio.current_time())
+        first.enforce()
+        first.cancel(StopReason.LOCK_LOST)
+        await anyio.sleep(2)
+        assert second.reason is None
+        second.limit(3)
+        await anyio.sleep_forever()
+    second.note_stop()
+    assert second.reason is StopReason.DEADLINE
+    assert anyio.current_time() == 7.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -17,16 +18,22 @@ from structlog.testing import capture_logs
 from tests._runtime.support import run_virtual
 from worker_core._bullmq.job import Backoff, JobOptions, StoredJob
 from worker_core._bullmq.replies import STILL_OWNED, Finished, Nothing, Refusal, Settled
+from worker_core._runtime.backoffs import Backoffs
+from worker_core._runtime.context import view_of
 from worker_core._runtime.settlement import (
     Completed,
+    Delayed,
     Failed,
+    HeldBack,
     LargeResult,
     Lost,
     Returned,
     Settlement,
     Settler,
     Verdict,
+    WaitsForChildren,
 )
+from worker_core.backoff import BackoffStrategy
 from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost, Unrecoverable
 from worker_core.job import Outcome
 
@@ -74,6 +81,7 @@ class ModelQueue:
     endings: list[Finish] = attrs.field(factory=list)
     failures: list[Failure] = attrs.field(factory=list)
     stored: dict[str, tuple[bytes, int]] = attrs.field(factory=dict)
+    limits: list[int] = attrs.field(factory=list)
     late: list[Callable[[], object]] = attrs.field(factory=list)
 
     @property
@@ -163,6 +171,35 @@ class ModelQueue:
 
         return await self._call("give back", run)
 
+    async def delay(self, job: StoredJob, token: str, delay_ms: int) -> Refusal | None:
+        def run() -> Refusal | None:
+            if refusal := self._refusal():
+                return refusal
+            self.written.append(f"delayed by {delay_ms}")
+            self.lock = None
+            return None
+
+        return await self._call("delay", run)
+
+    async def wait_for_children(self, job: StoredJob, token: str) -> Refusal | None:
+        def run() -> Refusal | None:
+            # The script looks at the children before it looks at the lock.
+            if self.exists and self.children:
+                return self.children
+            if refusal := self._refusal():
+                return refusal
+            self.written.append("waits")
+            self.lock = None
+            return None
+
+        return await self._call("wait", run)
+
+    async def hold_back(self, limit_ms: int) -> None:
+        def run() -> None:
+            self.limits.append(limit_ms)
+
+        await self._call("hold back", run)
+
     async def settled(self, job: StoredJob, token: str) -> Settled:
         def run() -> Settled:
             if self.lock == token:
@@ -188,10 +225,15 @@ class ModelQueue:
         return await self._call("store", run)
 
 
+LINEAR = BackoffStrategy("linear", lambda attempt: attempt.number * attempt.delay)
+
+
 async def settle(
     queue: ModelQueue, verdict: Verdict, *, job: StoredJob = JOB, may_fetch: bool = True
 ) -> Settlement:
-    settler = Settler(queue, lambda: may_fetch)  # type: ignore[arg-type]  # stands for the queue
+    view = functools.partial(view_of, queue="q", job_type="t")
+    backoffs = Backoffs({"linear": LINEAR}, view)
+    settler = Settler(queue, lambda: may_fetch, backoffs=backoffs)  # type: ignore[arg-type]  # stands for the queue
     with capture_logs():
         return await settler.settle(job, TOKEN, verdict)
 
@@ -249,9 +291,58 @@ async def test_an_unknown_backoff_fails_the_job_clearly() -> None:
     settlement = await settle(queue, BAD, job=attrs.evolve(JOB, options=options))
     assert settlement.outcome is Outcome.FAILED
     assert queue.endings[0].value == (
-        b"unknown backoff type 'mine': use 'fixed' or 'exponential'; "
+        b"unknown backoff type 'mine': use 'fixed', 'exponential' or a plugin's; "
         b"the attempt failed with: ValueError: bad"
     )
+
+
+async def test_a_strategy_of_a_plugin_says_how_long_a_retry_waits() -> None:
+    options = JobOptions(attempts=3, backoff=Backoff("linear", 70))
+    queue = ModelQueue()
+    await settle(queue, BAD, job=attrs.evolve(JOB, options=options))
+    assert queue.written == ["retried in 140"]
+
+
+async def test_a_job_that_is_put_off_spends_no_attempt() -> None:
+    queue = ModelQueue()
+    assert await settle(queue, Delayed(50)) == Settlement(Outcome.DELAYED)
+    assert (queue.written, queue.attempts_made) == (["delayed by 50"], JOB.attempts_made)
+
+
+async def test_a_job_waits_for_its_children() -> None:
+    queue = ModelQueue()
+    assert await settle(queue, WaitsForChildren()) == Settlement(Outcome.WAITING_CHILDREN)
+    assert (queue.written, queue.attempts_made) == (["waits"], JOB.attempts_made)
+
+
+async def test_a_job_whose_children_have_ended_runs_again_at_once() -> None:
+    queue = ModelQueue(children=Refusal.NONE_PENDING)
+    assert await settle(queue, WaitsForChildren()) == Settlement(Outcome.WAITING_CHILDREN)
+    assert (queue.written, queue.attempts_made) == (["returned"], JOB.attempts_made)
+
+
+async def test_a_job_that_waits_for_nothing_again_and_again_is_slowed_down() -> None:
+    queue = ModelQueue(children=Refusal.NONE_PENDING)
+    job = attrs.evolve(JOB, attempts_started=JOB.attempts_made + 11)
+    assert await settle(queue, WaitsForChildren(), job=job) == Settlement(Outcome.WAITING_CHILDREN)
+    assert queue.written == ["delayed by 1000"]
+
+
+async def test_a_job_that_waits_for_a_child_that_failed_fails_for_good() -> None:
+    queue = ModelQueue(children=Refusal.FAILED_CHILDREN)
+    assert (await settle(queue, WaitsForChildren())).outcome is Outcome.FAILED
+    assert queue.endings[-1].value == b"a child of the job has failed"
+
+
+async def test_a_rate_limit_is_set_before_the_job_goes_back_and_the_claimer_is_told() -> None:
+    queue = ModelQueue()
+    limited = Settlement(Outcome.RATE_LIMITED, Nothing(limited_ms=800))
+    assert await settle(queue, HeldBack(800)) == limited
+    assert queue.calls == ["hold back", "give back"]
+    assert (queue.written, queue.limits) == (["returned"], [800])
+
+
+SENT_BACK = [Returned(), Delayed(50), WaitsForChildren(), HeldBack(800)]
 
 
 async def test_a_returned_job_spends_no_attempt() -> None:
@@ -266,14 +357,15 @@ async def test_a_lost_job_is_not_written_for() -> None:
     assert queue.calls == []
 
 
-@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL, Returned()], ids=repr)
+@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL, *SENT_BACK], ids=repr)
 @pytest.mark.parametrize("state", [{"lock": None}, {"lock": "another"}, {"exists": False}])
 async def test_a_job_that_is_not_ours_any_more_is_lost(
     verdict: Verdict, state: dict[str, object]
 ) -> None:
     queue = ModelQueue(waiting=[NEXT], **state)  # type: ignore[arg-type]
     assert await settle(queue, verdict) == Settlement(Outcome.LOST)
-    assert (queue.written, len(queue.calls)) == ([], 1)
+    moves = [call for call in queue.calls if call != "hold back"]
+    assert (queue.written, len(moves)) == ([], 1)
 
 
 async def test_children_that_are_not_finished_fail_the_attempt() -> None:
@@ -383,13 +475,44 @@ async def test_a_job_is_given_back_whatever_becomes_of_the_reply(
     assert queue.written == ["returned"]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "move", "outcome"),
+    [
+        (Delayed(50), "delay", Outcome.DELAYED),
+        (WaitsForChildren(), "wait", Outcome.WAITING_CHILDREN),
+    ],
+)
+@pytest.mark.parametrize("fate", [Fate.UNRUN, Fate.RUN, Fate.LATE])
+async def test_a_job_is_moved_once_whatever_becomes_of_the_reply(
+    verdict: Verdict, move: str, outcome: Outcome, fate: Fate
+) -> None:
+    queue = ModelQueue(fates=[fate])
+    assert await settle(queue, verdict) == Settlement(outcome)
+    assert len(queue.written) == 1
+    assert queue.calls[:2] == [move, "ask"]
+
+
+async def test_that_no_child_is_pending_is_believed_after_a_lost_reply_only_of_our_own_job() -> (
+    None
+):
+    waits = WaitsForChildren()
+    ours = ModelQueue(fates=[Fate.UNRUN], children=Refusal.NONE_PENDING)
+    assert (await settle(ours, waits)).outcome is Outcome.WAITING_CHILDREN
+    assert ours.written == ["returned"]
+    taken = ModelQueue(fates=[Fate.UNRUN, Fate.STOLEN], children=Refusal.NONE_PENDING)
+    assert (await settle(taken, waits)).outcome is Outcome.WAITING_CHILDREN
+    assert (taken.written, taken.lock) == ([], "another")
+
+
 async def test_a_question_whose_reply_is_lost_is_asked_again() -> None:
     queue = ModelQueue(fates=[Fate.RUN, Fate.UNRUN, Fate.RUN, Fate.GOOD, Fate.RUN], waiting=[NEXT])
     assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
     assert queue.calls == ["finish", "ask", "ask", "ask", "owned", "owned"]
 
 
-@pytest.mark.parametrize("verdict", [GOOD, BAD, FINAL, Returned()], ids=repr)
+@pytest.mark.parametrize(
+    "verdict", [GOOD, BAD, FINAL, Returned(), Delayed(50), WaitsForChildren()], ids=repr
+)
 async def test_a_script_that_failed_after_its_work_is_not_run_again(verdict: Verdict) -> None:
     queue = ModelQueue(fates=[Fate.HALF], waiting=[NEXT])
     settlement = await settle(queue, verdict)
@@ -415,16 +538,24 @@ async def test_a_server_that_refuses_is_asked_again_with_growing_pauses(
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=8),
     verdict=st.sampled_from(
-        [GOOD, BAD, FINAL, Returned(), Completed(b"{}", LargeResult("k", b"x", timedelta(1)))]
+        [GOOD, BAD, FINAL, *SENT_BACK, Completed(b"{}", LargeResult("k", b"x", timedelta(1)))]
     ),
+    none_pending=st.booleans(),
     removes=st.booleans(),
     waiting=st.booleans(),
     may_fetch=st.booleans(),
 )
 def test_never_two_writes_that_count_and_no_job_forgotten(
-    fates: list[Fate], verdict: Verdict, removes: bool, waiting: bool, may_fetch: bool
+    fates: list[Fate],
+    verdict: Verdict,
+    none_pending: bool,
+    removes: bool,
+    waiting: bool,
+    may_fetch: bool,
 ) -> None:
     queue = ModelQueue(fates=[*fates], removes_finished=removes, waiting=[NEXT] if waiting else [])
+    if none_pending and isinstance(verdict, WaitsForChildren):
+        queue.children = Refusal.NONE_PENDING
 
     async def run() -> Settlement:
         with anyio.fail_after(120):
@@ -438,15 +569,20 @@ def test_never_two_writes_that_count_and_no_job_forgotten(
         "completed": Outcome.COMPLETED,
         "failed": Outcome.FAILED,
         "retried in 0": Outcome.RETRIED,
-        "returned": Outcome.RETURNED,
     }
+    sent_back = {
+        Returned: Outcome.RETURNED,
+        Delayed: Outcome.DELAYED,
+        WaitsForChildren: Outcome.WAITING_CHILDREN,
+        HeldBack: Outcome.RATE_LIMITED,
+    }.get(type(verdict))
     if queue.written:
-        assert settlement.outcome is expected[queue.written[0]]
+        assert settlement.outcome is (sent_back or expected[queue.written[0]])
     else:
-        # A job given back or lost before: either way it is in the queue, and no attempt is spent.
-        returned = isinstance(verdict, Returned)
-        assert settlement.outcome in (
-            {Outcome.LOST, Outcome.RETURNED} if returned else {Outcome.LOST}
-        )
-    # What the server holds active for this worker is what the slot is told to run next.
-    assert settlement.following == queue.owned.get(TOKEN, Nothing())
+        # A job sent back or lost before: either way it is in the queue, and no attempt is spent.
+        assert settlement.outcome in {Outcome.LOST, sent_back}
+    if settlement.outcome is Outcome.RATE_LIMITED:
+        assert settlement.following == Nothing(limited_ms=800)
+    else:
+        # What the server holds active for this worker is what the slot is told to run next.
+        assert settlement.following == queue.owned.get(TOKEN, Nothing())

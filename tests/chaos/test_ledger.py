@@ -24,7 +24,7 @@ async def test_nothing_is_lost_and_nothing_recorded_twice_whatever_is_killed(tmp
     for phase in PHASES:
         assert ledger.kills(phase) >= 1, ledger.table()
     assert ledger.server_restarts == 1
-    assert len(ledger.strikes) == 3
+    assert len(ledger.strikes) >= len(PHASES)
     # A job that was hit in its run is run again, and one that was hit in its finish is not.
     assert ledger.engine_calls == ledger.jobs + ledger.engine_calls_again
     assert ledger.engine_calls_again >= ledger.jobs_hit("run")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conformance.node import NodeApp
 from tests.interop.support import EngineProcess, Node, install
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def node(node_modules: None, valkey: ValkeyFixture, tmp_path: Path) -> Iterator[
     scripts = Node(valkey.url, folder)
     yield scripts
     scripts.close()
+
+
+@pytest.fixture
+def app(node_modules: None, valkey: ValkeyFixture) -> Iterator[NodeApp]:
+    """An application with BullMQ, for tests whose worker runs in their own loop."""
+    application = NodeApp(valkey.url)
+    yield application
+    application.close()
 
 
 @pytest.fixture(scope="session")

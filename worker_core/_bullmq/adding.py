@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import msgpack
 
+from worker_core._bullmq.add_options import AddOptions, ChildFailure
 from worker_core._bullmq.calls import ScriptCall, now_ms
 from worker_core._bullmq.scripts import load_script
 
 if TYPE_CHECKING:
-    from worker_core._bullmq.job import Backoff
     from worker_core._bullmq.keys import QueueKeys
 
-__all__ = ["PRODUCER_SCRIPTS", "AddOptions", "add", "get_state", "read_added"]
+__all__ = ["PRODUCER_SCRIPTS", "AddOptions", "Parent", "add", "get_state", "read_added"]
 
 PRODUCER_SCRIPTS = (
     "addStandardJob",
@@ -27,73 +25,42 @@ PRODUCER_SCRIPTS = (
 )
 """BullMQ's scripts that a producer runs."""
 
-_PRIORITY_LIMIT = 2**21
-"""BullMQ's own: the score of a prioritized job would not be exact above."""
-_LONGEST_DELAY = timedelta(days=3650)
-"""BullMQ keeps due times as `ms * 4096` in a double, which is exact until the year 2039."""
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
-
-
-def _check_job_id(_: object, __: attrs.Attribute[Any], value: str | None) -> None:
-    """Refuse what `Job.validateOptions` of BullMQ refuses: ids that the queue itself may give."""
-    if value is None:
-        return
-    if not value or _WHOLE_NUMBER.fullmatch(value):
-        raise ValueError(f"job_id must not be empty or a whole number: {value!r}")
-    if ":" in value and len(value.split(":")) != 3:
-        raise ValueError(f"job_id must not hold a colon: {value!r}")
-
-
-def _check_delay(_: object, __: attrs.Attribute[Any], value: timedelta) -> None:
-    if not timedelta() <= value <= _LONGEST_DELAY:
-        raise ValueError("delay must be from nothing to ten years")
-
 
 @attrs.frozen(kw_only=True)
-class AddOptions:
-    """How a job is to be run, as its producer wishes it; raises `ValueError` as BullMQ would."""
+class Parent:
+    """The job that a new job becomes a child of, and what it means for it when the child fails."""
 
-    job_id: str | None = attrs.field(default=None, validator=_check_job_id)
-    """An id of the producer's own; a job that is there already is not added a second time."""
-    attempts: int = attrs.field(default=1, validator=attrs.validators.ge(1))
-    backoff: Backoff | None = None
-    delay: timedelta = attrs.field(default=timedelta(), validator=_check_delay)
-    priority: int = attrs.field(
-        default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(_PRIORITY_LIMIT)]
-    )
-    lifo: bool = False
-    keep_completed: int | None = None
-    """How many completed jobs to keep; 0 removes this one at once."""
-    keep_failed: int | None = None
+    keys: QueueKeys
+    """Of the parent's queue."""
+    id: str
+    if_child_fails: ChildFailure = ChildFailure.WAIT
+
+    def arguments(self) -> tuple[str, str, dict[str, object]]:
+        """Return key, key of what it waits for, and what the child keeps of it."""
+        key = self.keys.job(self.id)
+        kept: dict[str, object] = {"id": self.id, "queueKey": self.keys.base[:-1]}
+        return key, f"{key}:dependencies", kept | self._flag()
 
     def stored(self) -> dict[str, object]:
-        """Return the options under BullMQ's names; what is not set is absent there."""
-        options: dict[str, object] = {"attempts": self.attempts}
-        if self.backoff is not None:
-            options["backoff"] = attrs.asdict(self.backoff)
-        if self.delay:
-            options["delay"] = _ms(self.delay)
-        if self.priority:
-            options["priority"] = self.priority
-        if self.lifo:
-            options["lifo"] = True
-        if self.job_id is not None:
-            options["jobId"] = self.job_id
-        if self.keep_completed is not None:
-            options["removeOnComplete"] = self.keep_completed
-        if self.keep_failed is not None:
-            options["removeOnFail"] = self.keep_failed
-        return options
+        """Return the child's options that are about its parent, under BullMQ's names."""
+        return {"parent": {"id": self.id, "queue": self.keys.base[:-1]}} | self._flag()
+
+    def _flag(self) -> dict[str, object]:
+        flag = self.if_child_fails.value
+        return {flag: True} if flag else {}
 
 
-def _ms(duration: timedelta) -> int:
-    return duration // timedelta(milliseconds=1)
-
-
-def add(keys: QueueKeys, name: str, data: bytes, options: AddOptions) -> ScriptCall:
+def add(
+    keys: QueueKeys, name: str, data: bytes, options: AddOptions, parent: Parent | None = None
+) -> ScriptCall:
     """Add a job whose `data` is JSON; the reply is its id."""
-    arguments = [keys.base, options.job_id or "", name, now_ms(), None, None, None, None, None]
-    args = (msgpack.packb(arguments), data, msgpack.packb(options.stored()))
+    stored = options.stored()
+    above: tuple[object, ...] = (None, None, None)
+    if parent is not None:
+        above = parent.arguments()
+        stored |= parent.stored()
+    arguments = [keys.base, options.job_id or "", name, now_ms(), *above, None, None]
+    args = (msgpack.packb(arguments), data, msgpack.packb(stored))
     if options.delay:
         return ScriptCall(
             load_script("addDelayedJob"),
@@ -120,9 +87,16 @@ def add(keys: QueueKeys, name: str, data: bytes, options: AddOptions) -> ScriptC
 
 
 def read_added(reply: object) -> str:
-    """Read the id of an added job."""
-    if isinstance(reply, bytes):
-        return reply.decode("utf-8", "replace")
+    """Read the id of an added job; raises `ValueError` where it was not added."""
+    match reply:
+        case bytes():
+            return reply.decode("utf-8", "replace")
+        case -5:
+            raise ValueError("the queue did not take the job: its parent is not there any more")
+        case -7:
+            raise ValueError("the queue did not take the job: it is there, with another parent")
+        case _:
+            pass
     raise ValueError(f"the queue did not take the job: its script answered {reply!r}")
 
 

@@ -41,10 +41,12 @@ def next_step(
     retryable: bool,
     random: Callable[[], float],
     max_started: int | None = None,
+    custom: Callable[[Backoff], NextStep | None] | None = None,
 ) -> NextStep:
     """Decide what follows the failure of the attempt that has just run.
 
-    `random` gives numbers in [0, 1) for the jitter.
+    `random` gives numbers in [0, 1) for the jitter; `custom` knows of other types of backoff than
+    BullMQ's own, and answers `None` where it does not.
     """
     if not retryable or job.attempts_made + 1 >= job.options.attempts:
         return GiveUp()
@@ -54,18 +56,29 @@ def next_step(
     if backoff is None:
         return RetryAfter(0)
     # The failed attempt counts: BullMQ's strategies are called with attemptsMade + 1.
-    return _delay(backoff, job.attempts_made + 1, random)
+    own = _delay(backoff, job.attempts_made + 1, random)
+    if own is not None:
+        return own
+    return _limited(custom(backoff) if custom is not None else None) or GiveUp(
+        f"unknown backoff type {backoff.type[:40]!r}: use 'fixed', 'exponential' or a plugin's"
+    )
 
 
-def _delay(backoff: Backoff, attempts_made: int, random: Callable[[], float]) -> NextStep:
+def _limited(step: NextStep | None) -> NextStep | None:
+    if isinstance(step, RetryAfter) and step.delay_ms > _LONGEST_DELAY_MS:
+        return RetryAfter(_LONGEST_DELAY_MS)
+    return step
+
+
+def _delay(backoff: Backoff, attempts_made: int, random: Callable[[], float]) -> NextStep | None:
     match backoff.type:
         case "fixed":
             longest = backoff.delay
         case "exponential":
             # 2 ** 1023 is the last that a float holds; the cap below is far under it.
             longest = _round_half_up(2.0 ** min(attempts_made - 1, 1000) * backoff.delay)
-        case unknown:
-            return GiveUp(f"unknown backoff type {unknown[:40]!r}: use 'fixed' or 'exponential'")
+        case _:
+            return None
     if longest < 0:
         return GiveUp()
     # Cut before the jitter, which would make "not a number" of an infinite delay.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import attrs
 import msgpack
 
-from worker_core._bullmq.job import KeepJobs, StoredJob
+from worker_core._bullmq.job import JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.scripts import load_script
 from worker_core.redis import Script
@@ -26,6 +27,7 @@ __all__ = [
     "COUNTED_STATES",
     "Argument",
     "ClaimOptions",
+    "RateLimit",
     "ScriptCall",
     "add_log",
     "claim",
@@ -53,9 +55,20 @@ class ScriptCall:
     script: Script
     keys: tuple[str, ...]
     args: tuple[Argument, ...]
+    constant: int = 0
+    """How many of the keys, from the first, are the same in each such call of a queue."""
 
 
 @attrs.frozen(kw_only=True)
+class RateLimit:
+    """At most `max` jobs in `duration_ms`, counted over all workers of a queue."""
+
+    # Both, always: with `max` alone the script fails after it has taken a job.
+    max: int = attrs.field(validator=attrs.validators.ge(1))
+    duration_ms: int = attrs.field(validator=attrs.validators.ge(1))
+
+
+@attrs.frozen(kw_only=True, cache_hash=True)
 class ClaimOptions:
     """What a worker says of itself in each claim."""
 
@@ -66,6 +79,18 @@ class ClaimOptions:
     keep_failed: KeepJobs = KeepJobs(count=-1)
     chart_minutes: int = 0
     """How many minutes of finished jobs to count for charts; 0 counts none."""
+    limit: RateLimit | None = None
+
+    def packable(self, token: str) -> dict[str, object]:
+        """Return what a script that takes a job is told; what is not set is absent there."""
+        options: dict[str, object] = {
+            "token": token,
+            "name": self.worker,
+            "lockDuration": self.lock_ms,
+        }
+        if self.limit is not None:
+            options["limiter"] = {"max": self.limit.max, "duration": self.limit.duration_ms}
+        return options
 
 
 def now_ms() -> int:
@@ -78,21 +103,20 @@ def _pack(value: object) -> bytes:
     return packed
 
 
-def _fetch_keys(keys: QueueKeys) -> tuple[str, ...]:
-    return (
-        *(keys.wait, keys.active, keys.prioritized, keys.events, keys.stalled),
-        *(keys.limiter, keys.delayed, keys.paused, keys.meta, keys.pc),
-    )
-
-
 def claim(keys: QueueKeys, token: str, options: ClaimOptions) -> ScriptCall:
     """Move the next job to active, lock it and return it."""
-    packed = _pack({"token": token, "lockDuration": options.lock_ms, "name": options.worker})
     return ScriptCall(
         load_script("moveToActive"),
-        (*_fetch_keys(keys), keys.marker),
-        (keys.base, now_ms(), packed),
+        (*keys.fetch, keys.marker),
+        (keys.base, now_ms(), _claim_options(token, options)),
+        constant=len(keys.fetch) + 1,
     )
+
+
+# A slot says the same each time, and packing it costs as much as all the rest of a call.
+@lru_cache(maxsize=4096)
+def _claim_options(token: str, options: ClaimOptions) -> bytes:
+    return _pack(options.packable(token))
 
 
 def find_owned(keys: QueueKeys, token: str) -> ScriptCall:
@@ -100,9 +124,11 @@ def find_owned(keys: QueueKeys, token: str) -> ScriptCall:
     return ScriptCall(load_script("findOwnedJob"), (keys.active,), (keys.base, token))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define
 class Finish:
     """How a job ends: `completed` with JSON, or failed with a reason and the traces so far."""
+
+    # Not frozen: one is made for each job, and lives for a moment.
 
     completed: bool
     value: bytes
@@ -121,27 +147,11 @@ def finish(
     fetch_next: bool,
 ) -> ScriptCall:
     """Move an active job to completed or failed, let its lock go, and bring the next one along."""
-    asked = job.options.remove_on_complete if ending.completed else job.options.remove_on_fail
-    default = options.keep_completed if ending.completed else options.keep_failed
     target = "completed" if ending.completed else "failed"
-    packed = _pack(
-        {
-            "token": token,
-            "name": options.worker,
-            "keepJobs": (asked or default).packable(),
-            "lockDuration": options.lock_ms,
-            "attempts": job.options.attempts,
-            "maxMetricsSize": options.chart_minutes or "",
-            "fpof": job.options.fail_parent,
-            "cpof": job.options.continue_parent,
-            "idof": job.options.ignore_dependency,
-            "rdof": job.options.remove_dependency,
-        }
-    )
     return ScriptCall(
         load_script("moveToFinished"),
         (
-            *_fetch_keys(keys),
+            *keys.fetch,
             keys.completed if ending.completed else keys.failed,
             keys.job(job.id),
             keys.metrics(target),
@@ -155,9 +165,31 @@ def finish(
             target,
             int(fetch_next),
             keys.base,
-            packed,
+            _finish_options(token, job.options, options, completed=ending.completed),
             b"" if ending.stacktrace is None else _failure_fields(ending.value, ending.stacktrace),
         ),
+        constant=len(keys.fetch),
+    )
+
+
+# The jobs of a producer mostly have the same options.
+@lru_cache(maxsize=4096)
+def _finish_options(
+    token: str, job: JobOptions, options: ClaimOptions, *, completed: bool
+) -> bytes:
+    asked = job.remove_on_complete if completed else job.remove_on_fail
+    default = options.keep_completed if completed else options.keep_failed
+    return _pack(
+        {
+            **options.packable(token),
+            "keepJobs": (asked or default).packable(),
+            "attempts": job.attempts,
+            "maxMetricsSize": options.chart_minutes or "",
+            "fpof": job.fail_parent,
+            "cpof": job.continue_parent,
+            "idof": job.ignore_dependency,
+            "rdof": job.remove_dependency,
+        }
     )
 
 

@@ -24,6 +24,7 @@ __all__ = ["Backoff", "JobOptions", "KeepJobs", "StoredJob", "read_job"]
 _LUA_EXACT = 2**53 - 1
 """The largest whole number that Lua and JavaScript keep exactly."""
 _COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+_ZERO = ord("0")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -49,7 +50,7 @@ class KeepJobs:
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class JobOptions:
     """The options that concern a worker, under BullMQ's names in snake case."""
 
@@ -83,6 +84,10 @@ class StoredJob:
     attempts_started: int = 0
     stacktrace: tuple[str, ...] = ()
     deferred_failure: str | None = None
+    scheduler_id: str | None = None
+    """The job scheduler that it is from, and that stands still until its next job is made."""
+    raw_options: bytes = b""
+    """The options as they stand in the hash: a scheduler's next job is given all of them."""
     faults: tuple[Fault, ...] = ()
     """What could not be read; such a job is failed, never run."""
     repairs: Mapping[str, str] = attrs.field(factory=dict)
@@ -92,45 +97,63 @@ class StoredJob:
 
 def read_job(job_id: str, pairs: Sequence[bytes]) -> StoredJob:
     """Read a job from `HGETALL`'s flat reply; never raises for what stands in it."""
-    fields = dict(zip(pairs[::2], pairs[1::2], strict=False))
-    faults: list[Fault] = []
-    repairs: dict[str, str] = {}
-
-    def number(name: str, read: Callable[[bytes], int], *, repair: str | None = None) -> int:
-        raw = fields.get(name.encode())
-        if raw is None:
-            return 0
-        try:
-            return read(raw)
-        except ValueError:
-            faults.append(Fault(name, "expected a whole number in the job's hash"))
-            if repair is not None:
-                repairs[name] = repair
-            return 0
-
-    options, option_faults = _read_options(fields.get(b"opts"))
-    faults.extend(option_faults)
-    _check_parent(fields, faults, repairs)
+    names_and_values = iter(pairs)
+    fields = dict(zip(names_and_values, names_and_values, strict=False))
+    raw_options = fields.get(b"opts", b"")
+    options, faults = _read_options(raw_options)
+    numbers = _Numbers(fields, list(faults))
+    if b"parent" in fields or b"parentKey" in fields:
+        _check_parent(fields, numbers.faults, numbers.repairs)
     deferred = fields.get(b"defa")
+    scheduler = fields.get(b"rjk")
     return StoredJob(
         id=job_id,
         name=fields.get(b"name", b"").decode("utf-8", "replace"),
         data=fields.get(b"data", b"null"),
         options=options,
-        timestamp_ms=number("timestamp", _whole_number),
-        processed_on_ms=number("processedOn", _whole_number),
-        priority=number("priority", _whole_number, repair="0"),
+        timestamp_ms=numbers.read(b"timestamp", _whole_number),
+        processed_on_ms=numbers.read(b"processedOn", _whole_number),
+        priority=numbers.read(b"priority", _whole_number, repair="0"),
         attempts_made=(
-            number("atm", _counter, repair="0")
+            numbers.read(b"atm", _counter, repair="0")
             if b"atm" in fields
-            else number("attemptsMade", _whole_number)
+            else numbers.read(b"attemptsMade", _whole_number)
         ),
-        attempts_started=number("ats", _counter, repair="1"),
+        attempts_started=numbers.read(b"ats", _counter, repair="1"),
         stacktrace=_read_stacktrace(fields.get(b"stacktrace")),
         deferred_failure=None if deferred is None else deferred.decode("utf-8", "replace"),
-        faults=tuple(faults),
-        repairs=repairs,
+        scheduler_id=None if scheduler is None else scheduler.decode("utf-8", "replace"),
+        raw_options=raw_options,
+        faults=tuple(numbers.faults),
+        repairs=numbers.repairs,
     )
+
+
+class _Numbers:
+    """Reads the numbers of a hash; what is none is a fault, and a repair where scripts count it."""
+
+    __slots__ = ("_fields", "faults", "repairs")
+
+    def __init__(self, fields: Mapping[bytes, bytes], faults: list[Fault]) -> None:
+        self._fields = fields
+        self.faults = faults
+        self.repairs: dict[str, str] = {}
+
+    def read(self, field: bytes, read: Callable[[bytes], int], *, repair: str | None = None) -> int:
+        raw = self._fields.get(field)
+        if raw is None:
+            return 0
+        # How almost every number stands there; each way of reading takes it as it is.
+        if raw.isdigit() and len(raw) < 16 and (raw[0] != _ZERO or len(raw) == 1):
+            return int(raw)
+        try:
+            return read(raw)
+        except ValueError:
+            name = field.decode()
+            self.faults.append(Fault(name, "expected a whole number in the job's hash"))
+            if repair is not None:
+                self.repairs[name] = repair
+            return 0
 
 
 def _whole_number(raw: bytes) -> int:
@@ -183,7 +206,7 @@ def _read_stacktrace(raw: bytes | None) -> tuple[str, ...]:
 
 # A producer's jobs mostly have the same options, and reading them is a tenth of a quick job's cost.
 @lru_cache(maxsize=256)
-def _read_options(raw: bytes | None) -> tuple[JobOptions, tuple[Fault, ...]]:
+def _read_options(raw: bytes) -> tuple[JobOptions, tuple[Fault, ...]]:
     if not raw:
         return JobOptions(), ()
     try:
@@ -224,6 +247,8 @@ def _in_our_names(found: dict[str, Any]) -> dict[str, object]:
         for theirs, ours in _OPTION_NAMES.items()
         if found.get(theirs) is not None
     }
+    if found.get("kl") is not None:
+        named["keep_logs"] = found["kl"]  # as Node writes it down
     for name in ("attempts", "keep_logs", "stack_trace_limit"):
         value = named.get(name)
         if isinstance(value, float) and value.is_integer():

@@ -49,6 +49,15 @@ class QueueKeys:
     pc: str = _key("pc")
     marker: str = _key("marker")
     id: str = _key("id")
+    fetch: tuple[str, ...] = attrs.field(init=False, repr=False)
+    """What every script that takes a job begins with."""
+
+    @fetch.default
+    def _fetch(self) -> tuple[str, ...]:
+        return (
+            *(self.wait, self.active, self.prioritized, self.events, self.stalled),
+            *(self.limiter, self.delayed, self.paused, self.meta, self.pc),
+        )
 
     def job(self, job_id: str) -> str:
         """Return the key of a job's hash."""

@@ -39,6 +39,7 @@ __all__ = [
     "read_settled",
     "read_state",
     "read_stream",
+    "read_wait",
 ]
 
 
@@ -51,11 +52,17 @@ class Refusal(enum.Enum):
     PENDING_CHILDREN = -4
     LOCK_STOLEN = -6
     FAILED_CHILDREN = -9
+    NONE_PENDING = 1
+    """It would wait for children, and they have all ended."""
 
     @property
     def is_loss(self) -> bool:
         """Whether the job is no longer this worker's to write for."""
-        return self not in {Refusal.PENDING_CHILDREN, Refusal.FAILED_CHILDREN}
+        return self not in {
+            Refusal.PENDING_CHILDREN,
+            Refusal.FAILED_CHILDREN,
+            Refusal.NONE_PENDING,
+        }
 
 
 @attrs.frozen(kw_only=True)
@@ -91,13 +98,14 @@ class Finished:
 
 def read_claim(reply: object) -> Claim:
     """Read `moveToActive`: `[hash | 0, id, limit in ms, next due time in ms]`."""
-    match reply:
-        case [list(pairs), bytes(job_id), *_]:
+    # Not by a pattern: this is read once a job, and costs four times as much there.
+    if isinstance(reply, list) and len(reply) == 4:
+        pairs, job_id, limited_ms, due = reply
+        if isinstance(pairs, list) and isinstance(job_id, bytes):
             return read_job(job_id.decode("utf-8", "replace"), pairs)
-        case [_, _, int(limited_ms), due]:
+        if isinstance(limited_ms, int):
             return Nothing(limited_ms=max(0, limited_ms), due_at_ms=_due_ms(due))
-        case _:
-            return Nothing()
+    return Nothing()
 
 
 def _due_ms(due: object) -> int:
@@ -127,6 +135,11 @@ def read_move(reply: object) -> Refusal | None:
     return Refusal(reply) if isinstance(reply, int) and reply < 0 else None
 
 
+def read_wait(reply: object) -> Refusal | None:
+    """Read `moveToWaitingChildren`, whose 1 is a refusal too."""
+    return Refusal(reply) if isinstance(reply, int) and reply else None
+
+
 def read_owned(reply: object) -> StoredJob | None:
     """Read `findOwnedJob`: `[hash, id]` or nothing."""
     match reply:
@@ -150,13 +163,16 @@ def read_counts(reply: object) -> dict[str, int]:
     }
 
 
-def read_marker(reply: object) -> float:
-    """Read `BZPOPMIN` on the marker: when the next delayed job is due, in ms; 0 for "now"."""
+def read_marker(reply: object) -> float | None:
+    """Read `BZPOPMIN` on the marker: when the next delayed job is due, in ms; 0 for "now".
+
+    `None` where the block's time was over.
+    """
     match reply:
         case [_, _, bytes(score)]:
             return float(score)
         case _:
-            return 0.0
+            return None
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,9 @@ WORKER_SCRIPTS = (
     "isFinished",
     "updateProgress",
     "addLog",
+    "moveToWaitingChildren",
+    "getDependencyCounts",
+    "updateJobScheduler",
 )
 """BullMQ's scripts that a worker runs."""
 

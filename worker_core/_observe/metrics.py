@@ -14,7 +14,7 @@ from worker_core._observe.tallies import CounterTally, HistogramTally
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EngineFigures", "JobFigures", "WorkerMetrics"]
+__all__ = ["EngineFigures", "WorkerMetrics"]
 
 _SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -36,16 +36,6 @@ class EngineFigures:
     load: float | None = None
     first_token: float | None = None
     tokens_per_second: float | None = None
-
-
-@attrs.frozen
-class JobFigures:
-    """What is measured of one run. Times in seconds; `None` where there was nothing to measure."""
-
-    status: str
-    seconds: float
-    queue_wait: float | None
-    engine: EngineFigures | None
 
 
 class WorkerMetrics:
@@ -107,14 +97,20 @@ class WorkerMetrics:
         self.registry.register(histogram)
         return histogram
 
-    def job_ended(self, figures: JobFigures) -> None:
-        """Count one run."""
-        worker, model = self._worker_id, self._model_label(figures)
-        self._requests.count(worker, model, figures.status)
-        self._seconds.observe(figures.seconds, worker, model)
-        if figures.queue_wait is not None:
-            self._queue_wait.observe(figures.queue_wait, worker, model)
-        engine = figures.engine
+    def job_ended(
+        self,
+        status: str,
+        seconds: float,
+        queue_wait: float | None,
+        engine: EngineFigures | None,
+    ) -> None:
+        """Count one run, in seconds; `None` where there was nothing to measure."""
+        worker = self._worker_id
+        model = _NONE if engine is None else self._model_label(engine)
+        self._requests.count(worker, model, status)
+        self._seconds.observe(seconds, worker, model)
+        if queue_wait is not None:
+            self._queue_wait.observe(queue_wait, worker, model)
         if engine is None:
             return
         for histogram, value in (
@@ -126,10 +122,7 @@ class WorkerMetrics:
             if value is not None:
                 histogram.observe(value, worker, model)
 
-    def _model_label(self, figures: JobFigures) -> str:
-        engine = figures.engine
-        if engine is None:
-            return _NONE
+    def _model_label(self, engine: EngineFigures) -> str:
         if engine.model in self._models:
             return engine.model
         if engine.answered and len(self._models) < _MODELS_NAMED:

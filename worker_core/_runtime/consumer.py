@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from datetime import timedelta
+from itertools import cycle
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
 import structlog
+import trio
 
-from worker_core._bullmq.calls import now_ms
 from worker_core._bullmq.job import StoredJob
 from worker_core._bullmq.replies import Claim, Nothing, may_have_run
+from worker_core._runtime.marker import MarkerWatch
 from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core.errors import RedisError, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.execution import Execution
 
@@ -27,8 +30,6 @@ __all__ = ["Consumer", "Slot"]
 _log = structlog.get_logger("worker_core.consumer")
 
 _LONGEST_LIMIT_MS = 30_000
-_LONGEST_WAIT_MS = 10_000
-"""A producer's delay may be anything, also more than a duration can hold."""
 _CLAIM_SECONDS = 30.0
 """Longer than any reply: the link gives a sent call up before."""
 _REFUSED_PAUSE_MS = 1000
@@ -38,10 +39,11 @@ _CLAIM_IN_DOUBT = "a claim was lost and Redis does not tell whether it brought a
 class Slot:
     """One place of a consumer's concurrency; its token locks one job after the other."""
 
-    __slots__ = ("_job", "_wake", "ended", "token")
+    __slots__ = ("_job", "_wake", "ended", "execution", "token")
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, execution: Execution) -> None:
         self.token = token
+        self.execution = execution
         self.ended = False
         """Nobody takes jobs here any more."""
         self._job: StoredJob | None = None
@@ -67,18 +69,24 @@ class Consumer:
         self,
         *,
         queue: Queue,
-        execution: Execution,
+        executions: Sequence[Execution],
         concurrency: int,
     ) -> None:
         self._queue = queue
-        self._execution = execution
         worker = uuid4().hex
-        self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
+        # Slots take the executions in turn: each has a connection of its own.
+        self._slots = [
+            Slot(f"{worker}:{number}", execution)
+            for number, execution in zip(range(concurrency), cycle(executions), strict=False)
+        ]
         self._idle: deque[Slot] = deque()
         self._slot_freed = anyio.Event()
+        self._marker = MarkerWatch(queue, is_idle=lambda: bool(self._idle))
         self._closing = False
         self._claiming = anyio.CancelScope()
         self._end_by = math.inf
+        self._limited_until = -math.inf
+        """Until when the queue is held back, as a settlement has told, by the loop's clock."""
         self._running = len(self._slots)
         self._ended = anyio.Event()
         self.trouble: str | None = None
@@ -118,8 +126,7 @@ class Consumer:
                 self._slot_freed.set()
                 job = await slot.take()
                 while job is not None:
-                    following = await self._execution.run(job, slot.token, end_by=self._end_by)
-                    job = await self._next(following, slot)
+                    job = await self._run_from(job, slot)
         finally:
             slot.ended = True
             if slot in self._idle:
@@ -128,8 +135,30 @@ class Consumer:
             if not self._running:
                 self._ended.set()
 
+    async def _run_from(self, job: StoredJob, slot: Slot) -> StoredJob | None:
+        """Run a job and those that its finish brings along, until none follows or one is stopped.
+
+        Returns the job that follows the one that was stopped, if there is one.
+        """
+        with trio.CancelScope(shield=True) as shield:
+            while True:
+                run = slot.execution.begin(job, slot.token, shield, end_by=self._end_by)
+                following = await run.carry_out()
+                if following is None:
+                    break
+                if isinstance(following, StoredJob) and not self._closing:
+                    next_job: StoredJob | None = following
+                else:
+                    next_job = await self._next(following, slot)
+                if next_job is None or shield.cancel_called:
+                    return next_job
+                job = next_job
+        return await self._next(await run.settle_late(), slot)
+
     async def _next(self, following: Claim, slot: Slot) -> StoredJob | None:
         if isinstance(following, Nothing):
+            if following.limited_ms:
+                self._limited(following.limited_ms)
             return None
         if self._closing:
             # It was on its way when the drain began.
@@ -139,6 +168,12 @@ class Consumer:
 
     async def run_claimer(self) -> None:
         """Claim until cancelled or closed; a claim that was sent is brought to its end."""
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._marker.run)
+            await self._claim_jobs()
+            waiting.cancel_scope.cancel()
+
+    async def _claim_jobs(self) -> None:
         while True:
             # With a full queue and free slots nothing below waits: a cancel must be seen here.
             await anyio.lowlevel.checkpoint()
@@ -159,10 +194,17 @@ class Consumer:
             await self._wait_for_work(claim)
 
     async def _free_slot(self) -> Slot:
-        while not self._idle:
+        while not self._idle or self._limited_until > trio.current_time():
+            if self._idle:
+                await trio.sleep_until(self._limited_until)
+                continue
             self._slot_freed = anyio.Event()
             await self._slot_freed.wait()
         return self._idle.popleft()
+
+    def _limited(self, limited_ms: int) -> None:
+        """Claim nothing while the queue is held back; a long time is asked about in between."""
+        self._limited_until = trio.current_time() + min(limited_ms, _LONGEST_LIMIT_MS) / 1000
 
     def _free(self, slot: Slot) -> None:
         """Put back a slot that got no job, or end it where the consumer is closing."""
@@ -215,30 +257,13 @@ class Consumer:
         """Wait until another claim is worth it."""
         if nothing.limited_ms:
             await anyio.sleep(min(nothing.limited_ms, _LONGEST_LIMIT_MS) / 1000)
-            return
-        due_in = _from_now(nothing.due_at_ms)
-        while True:
-            if due_in is not None and due_in <= timedelta():
-                return
-            try:
-                due_in = await self._queue.wait_for_marker(due_in)
-            except RedisError as error:
-                # Claiming is right after a lost block too: markers get lost with it.
-                _log.debug("the wait for jobs was interrupted", queue=self.name, reason=str(error))
-                return
-            if due_in is None:
-                return
+        else:
+            await self._marker.wait(due_at_ms=nothing.due_at_ms)
 
     async def _return(self, job: StoredJob, slot: Slot) -> None:
         """Give back a job that was claimed and may not start."""
         with anyio.move_on_after(RETURN_SECONDS, shield=True) as bound:
-            await self._execution.give_back(job, slot.token)
+            await slot.execution.give_back(job, slot.token)
         if bound.cancelled_caught:
             # Its lock runs out, and the stalled check puts it back.
             _log.error("a job could not be returned in time", queue=self.name, job_id=job.id)
-
-
-def _from_now(due_at_ms: int) -> timedelta | None:
-    if not due_at_ms:
-        return None
-    return timedelta(milliseconds=min(max(0, due_at_ms - now_ms()), _LONGEST_WAIT_MS))

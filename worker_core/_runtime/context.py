@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 import structlog
-import trio
 
+from worker_core._bullmq.telemetry import read_telemetry
+from worker_core._runtime.children import Children
 from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
 from worker_core._runtime.progress import ProgressReporter
 from worker_core.job import Job, JobEvent, JobStep, Outcome
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from worker_core._runtime.keeper import Keeper
     from worker_core._runtime.progress import ProgressPump
     from worker_core._runtime.scope import JobScope
+    from worker_core.children import ChildJobs
     from worker_core.errors import FailureClass
     from worker_core.job import EngineCalls
     from worker_core.redis import Redis
 
-__all__ = ["Context", "Surroundings"]
+__all__ = ["Context", "Surroundings", "view_of"]
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +59,7 @@ class Context:
 
     __slots__ = (
         "_around",
+        "_children",
         "_ended",
         "_engine",
         "_job",
@@ -64,21 +67,32 @@ class Context:
         "_reporter",
         "_scope",
         "began_at",
+        "queue_wait",
         "stored",
         "use",
         "warnings",
     )
 
-    def __init__(self, around: Surroundings, stored: StoredJob, scope: JobScope) -> None:
+    def __init__(
+        self, around: Surroundings, stored: StoredJob, scope: JobScope, began_at: float
+    ) -> None:
         self._around = around
         self._scope = scope
         self.stored = stored
-        self.began_at = trio.current_time()
+        self.began_at = began_at
+        """By the loop's clock."""
+        # Of later runs nobody wrote down when they were due.
+        self.queue_wait: float | None = None
+        """How long it waited for a slot, in seconds."""
+        if not stored.attempts_made and stored.attempts_started <= 1:
+            due_ms = stored.timestamp_ms + stored.options.delay
+            self.queue_wait = max(0.0, stored.processed_on_ms - due_ms) / 1000
         self.use: EngineUse | None = None
         """What it used of the engine; `None` as long as it has not asked for one."""
         self.warnings: list[str] = []
         self._ended = False
         self._job: Job | None = None
+        self._children: Children | None = None
         self._engine: EngineCalls | None = None
         self._log: FilteringBoundLogger | None = None
         self._reporter: ProgressReporter | None = None
@@ -87,17 +101,8 @@ class Context:
     def job(self) -> Job:
         """The job that runs."""
         if self._job is None:
-            stored = self.stored
-            self._job = Job(
-                id=stored.id,
-                queue=self._around.queue.keys.name,
-                name=stored.name,
-                type=self._around.job_type,
-                attempt=stored.attempts_made + 1,
-                max_attempts=max(1, stored.options.attempts),
-                priority=stored.priority,
-                created_ms=stored.timestamp_ms,
-            )
+            around = self._around
+            self._job = view_of(self.stored, queue=around.queue.keys.name, job_type=around.job_type)
         return self._job
 
     @property
@@ -120,6 +125,13 @@ class Context:
         return self._around.redis
 
     @property
+    def children(self) -> ChildJobs:
+        """The jobs that this one waits for."""
+        if self._children is None:
+            self._children = Children(self._around.queue, self.stored)
+        return self._children
+
+    @property
     def log(self) -> FilteringBoundLogger:
         """A logger with job, queue and attempt bound."""
         if self._log is None:
@@ -134,15 +146,6 @@ class Context:
         """How long the job may still run."""
         left = self._scope.seconds_left
         return None if left is math.inf else timedelta(seconds=left)
-
-    @property
-    def queue_wait(self) -> float | None:
-        """How long it waited for a slot; of later attempts nobody wrote down when they were due."""
-        stored = self.stored
-        if stored.attempts_made:
-            return None
-        due_ms = stored.timestamp_ms + stored.options.delay
-        return max(0.0, stored.processed_on_ms - due_ms) / 1000
 
     def progress(self, value: object) -> None:
         """Publish how far the job is."""
@@ -183,19 +186,35 @@ class Context:
         failure: FailureClass | None = None,
         run_seconds: float | None = None,
     ) -> None:
-        """Tell the observers of a step of the job's life."""
-        if self._around.notify is not None:
-            self._around.notify(
-                JobEvent(
-                    step=step,
-                    job=self.job,
-                    model=model or (self.use.model_used if self.use else None),
-                    outcome=outcome,
-                    reason=reason,
-                    failure=failure,
-                    run_seconds=run_seconds,
-                )
+        """Tell the observers, of whom there must be some, of a step of the job's life."""
+        assert self._around.notify is not None
+        self._around.notify(
+            JobEvent(
+                step=step,
+                job=self.job,
+                model=model or (self.use.model_used if self.use else None),
+                outcome=outcome,
+                reason=reason,
+                failure=failure,
+                run_seconds=run_seconds,
             )
+        )
 
     def _admitted(self, model: str) -> None:
-        self.tell(JobStep.ADMITTED, model=model)
+        if self._around.notify is not None:
+            self.tell(JobStep.ADMITTED, model=model)
+
+
+def view_of(stored: StoredJob, *, queue: str, job_type: str) -> Job:
+    """Return a job as its job type and the other plugins see it."""
+    return Job(
+        id=stored.id,
+        queue=queue,
+        name=stored.name,
+        type=job_type,
+        attempt=stored.attempts_made + 1,
+        max_attempts=max(1, stored.options.attempts),
+        priority=stored.priority,
+        created_ms=stored.timestamp_ms,
+        telemetry=read_telemetry(stored.raw_options).context,
+    )

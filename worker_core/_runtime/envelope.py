@@ -23,9 +23,11 @@ _NO_USE = EngineUse()
 _converter = make_converter(omit_if_default=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Envelope:
     """What goes into a result beside the answer itself. Times in seconds."""
+
+    # Not frozen: one is made for each job, and lives for a moment.
 
     type: str
     attempt: int
@@ -47,10 +49,12 @@ class Envelope:
                 "total_tokens": use.prompt_tokens + use.completion_tokens,
             },
             "timings": {
-                "queue_wait_ms": _ms(self.queue_wait),
+                "queue_wait_ms": None if self.queue_wait is None else _ms(self.queue_wait),
                 "admission_ms": _ms(use.admission_seconds),
-                "load_ms": _ms(use.load_seconds),
-                "first_token_ms": _ms(use.first_token_seconds),
+                "load_ms": None if use.load_seconds is None else _ms(use.load_seconds),
+                "first_token_ms": (
+                    None if use.first_token_seconds is None else _ms(use.first_token_seconds)
+                ),
                 "total_ms": _ms(self.total),
             },
             "fallback": None,
@@ -60,8 +64,8 @@ class Envelope:
         }
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(max(0.0, seconds) * 1000, 3)
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3) if seconds > 0 else 0.0
 
 
 def write_envelope(envelope: Envelope, answer: object) -> bytes:

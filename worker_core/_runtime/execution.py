@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -9,22 +10,27 @@ import structlog
 import trio
 
 from worker_core._bullmq.replies import Claim
-from worker_core._observe.metrics import EngineFigures, JobFigures
+from worker_core._observe.metrics import EngineFigures
 from worker_core._runtime.context import Context, Surroundings
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
 from worker_core._runtime.failure import leading_error, reason_text, words_of
+from worker_core._runtime.schedules import advance_scheduler
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core._runtime.settlement import (
     Completed,
+    Delayed,
     Failed,
+    HeldBack,
     LargeResult,
     Lost,
     Returned,
     Settlement,
     Verdict,
+    WaitsForChildren,
 )
 from worker_core.errors import DeadlineExceeded, EngineError, InvalidRequest, Unrecoverable
 from worker_core.job import JobStep, JobType, Outcome
+from worker_core.signals import DelayJob, RateLimited, WaitForChildren
 from worker_core.strict_json import loads
 from worker_core.structure import InvalidData, structure, unknown_members
 
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
     from worker_core._runtime.settlement import Settler
     from worker_core.config import ResultSettings
 
-__all__ = ["Execution", "RunParts"]
+__all__ = ["Execution", "Run", "RunParts"]
 
 _log = structlog.get_logger("worker_core.job")
 
@@ -46,6 +52,9 @@ _STATUS = {
     Outcome.COMPLETED: "success",
     Outcome.FAILED: "error",
     Outcome.RETRIED: "retried",
+    Outcome.DELAYED: "delayed",
+    Outcome.WAITING_CHILDREN: "waiting_children",
+    Outcome.RATE_LIMITED: "rate_limited",
     Outcome.RETURNED: "returned",
     Outcome.LOST: "lost",
 }
@@ -67,7 +76,7 @@ class RunParts:
 
 
 class Execution:
-    """Runs the jobs of one queue, one call of `run` for each."""
+    """Runs the jobs of one queue: `begin` for each."""
 
     def __init__(
         self,
@@ -82,44 +91,55 @@ class Execution:
         self._keeper = around.keeper
         self._settler = settler
         self._parts = parts
+        self._observed = around.notify is not None
         self._running = 0
         parts.metrics.watch_running(job_type.name, lambda: self._running)
 
-    async def run(self, stored: StoredJob, token: str, *, end_by: float) -> Claim:
-        """Run a claimed job to its outcome and return what its finish brought along.
+    def begin(
+        self, stored: StoredJob, token: str, shield: trio.CancelScope, *, end_by: float
+    ) -> Run:
+        """Hold a claimed job's lock and return its run, to be carried out within `shield`.
 
         `end_by` is when a drain that has begun ends, by the loop's clock; infinite without one.
         """
-        scope = JobScope()
+        scope = JobScope(shield)
         scope.end_by(end_by)
-        self._keeper.hold(stored.id, token, scope)
+        now = trio.current_time()
+        self._keeper.hold(stored.id, token, scope, now)
         self._running += 1
-        context = Context(self._around, stored, scope)
-        verdict: Verdict | None = None
-        settlement: Settlement | None = None
-        context.tell(JobStep.CLAIMED)
-        try:
-            with scope:
-                verdict = await self._judge(context, scope)
-                if scope.settle_within(self._parts.outage_seconds):
-                    settlement = await self._settler.settle(stored, token, verdict)
-            if verdict is None:
-                verdict = _stopped(scope)
-            if settlement is None:
-                settlement = await self._settle_late(context, token, verdict, scope)
-        finally:
-            self._keeper.release(stored.id, token)
-            self._running -= 1
-        self._report(context, verdict, settlement.outcome)
-        return settlement.following
+        context = Context(self._around, stored, scope, now)
+        if self._observed:
+            context.tell(JobStep.CLAIMED)
+        return Run(self, context, scope, token)
 
     async def give_back(self, stored: StoredJob, token: str) -> None:
         """Return a job that was claimed and may not start."""
         await self._settler.settle(stored, token, Returned())
 
-    async def _judge(self, context: Context, scope: JobScope) -> Verdict:
+    async def settle(self, run: Run, verdict: Verdict) -> Settlement:
+        """Write down how a run ended; the caller bounds and shields this."""
+        return await self._settler.settle(run.context.stored, run.token, verdict)
+
+    def end(self, run: Run, verdict: Verdict, settlement: Settlement) -> None:
+        """Let the lock of a job go whose outcome is written, and report it."""
+        self.release(run)
+        self._report(run.context, verdict, settlement.outcome)
+
+    def release(self, run: Run) -> None:
+        """Let a job's lock go."""
+        self._keeper.release(run.context.stored.id, run.token)
+        self._running -= 1
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long the writing of an outcome may take."""
+        return self._parts.outage_seconds
+
+    async def judge(self, context: Context, scope: JobScope) -> Verdict:
         """Run the job type and say what its end means for the job."""
         stored = context.stored
+        if stored.scheduler_id is not None:
+            await advance_scheduler(self._around.queue, stored, within=self.outage_seconds)
         if stored.deferred_failure is not None:
             # It stalled too often: whoever fetches it next must fail it without running it.
             return Failed(Unrecoverable(stored.deferred_failure))
@@ -131,7 +151,8 @@ class Execution:
             request = self._parse(context)
         except InvalidRequest as error:
             return Failed(error)
-        context.tell(JobStep.STARTED)
+        if self._observed:
+            context.tell(JobStep.STARTED)
         answer: object = None
         failure: Exception | None = None
         try:
@@ -145,7 +166,7 @@ class Execution:
             context.end()
         if scope.reason is not None:
             return _stopped(scope)
-        return self._publish(context, answer) if failure is None else Failed(failure)
+        return self._publish(context, answer) if failure is None else _verdict_on(failure)
 
     def _parse(self, context: Context) -> object:
         """Return the request; a member that nobody reads becomes a warning."""
@@ -193,32 +214,16 @@ class Execution:
         pointer = write_pointer(envelope, key=key, size=len(value), ttl=results.ttl)
         return Completed(pointer, LargeResult(key, value, results.ttl))
 
-    async def _settle_late(
-        self, context: Context, token: str, verdict: Verdict, scope: JobScope
-    ) -> Settlement:
-        """Settle a job whose run was stopped; or say that its settlement was, by its bound."""
-        settlement: Settlement | None = None
-        if not scope.is_settling:
-            with scope.settling(self._parts.outage_seconds):
-                settlement = await self._settler.settle(context.stored, token, verdict)
-        if settlement is not None:
-            return settlement
-        # The lock runs out, and another worker takes the job. Nothing may be assumed to be written.
-        _log.error(
-            "a job's outcome could not be written; another worker will run the job",
-            job_id=context.stored.id,
-            queue=self._around.queue.keys.name,
-            verdict=type(verdict).__name__.lower(),
-        )
-        return Settlement(Outcome.LOST)
-
     def _report(self, context: Context, verdict: Verdict, outcome: Outcome) -> None:
         seconds = trio.current_time() - context.began_at
-        self._parts.metrics.job_ended(
-            JobFigures(_STATUS[outcome], seconds, context.queue_wait, _engine_figures(context.use))
-        )
-        if not self._parts.log_each_job and self._around.notify is None:
-            return
+        engine = None if context.use is None else _engine_figures(context.use)
+        self._parts.metrics.job_ended(_STATUS[outcome], seconds, context.queue_wait, engine)
+        if self._observed or self._parts.log_each_job:
+            self._describe_end(context, verdict, outcome, seconds)
+
+    def _describe_end(
+        self, context: Context, verdict: Verdict, outcome: Outcome, seconds: float
+    ) -> None:
         failure = None
         reason = None
         if isinstance(verdict, Failed):
@@ -236,9 +241,67 @@ class Execution:
             reason=reason,
             seconds=round(seconds, 4),
         )
-        context.tell(
-            JobStep.ENDED, outcome=outcome, reason=reason, failure=failure, run_seconds=seconds
-        )
+        if self._observed:
+            context.tell(
+                JobStep.ENDED, outcome=outcome, reason=reason, failure=failure, run_seconds=seconds
+            )
+
+
+class Run:
+    """One job's run: `carry_out`, and `settle_late` where it was stopped before its end."""
+
+    __slots__ = ("_execution", "_scope", "_verdict", "context", "token")
+
+    def __init__(self, execution: Execution, context: Context, scope: JobScope, token: str) -> None:
+        self._execution = execution
+        self._scope = scope
+        self._verdict: Verdict | None = None
+        self.context = context
+        self.token = token
+
+    async def carry_out(self) -> Claim | None:
+        """Run the job to its outcome and return what its finish brought along.
+
+        Where something stops it, that is `None`, or the shield is left early.
+        """
+        execution = self._execution
+        try:
+            self._verdict = verdict = await execution.judge(self.context, self._scope)
+            if not self._scope.settle_within(execution.outage_seconds):
+                return None
+            settlement = await execution.settle(self, verdict)
+        except Exception:
+            execution.release(self)
+            raise
+        self._scope.end()
+        execution.end(self, verdict, settlement)
+        return settlement.following
+
+    async def settle_late(self) -> Claim:
+        """Settle a job whose run was stopped, or give up where its settlement was, by its bound."""
+        scope = self._scope
+        scope.note_stop()
+        verdict = _stopped(scope) if self._verdict is None else self._verdict
+        settlement: Settlement | None = None
+        try:
+            if not scope.is_settling:
+                with scope.settling(self._execution.outage_seconds):
+                    settlement = await self._execution.settle(self, verdict)
+        except Exception:
+            self._execution.release(self)
+            raise
+        if settlement is None:
+            # The lock runs out, and another worker takes the job. Nothing may be assumed to be
+            # written.
+            _log.error(
+                "a job's outcome could not be written; another worker will run the job",
+                job_id=self.context.stored.id,
+                queue=self.context.job.queue,
+                verdict=type(verdict).__name__.lower(),
+            )
+            settlement = Settlement(Outcome.LOST)
+        self._execution.end(self, verdict, settlement)
+        return settlement.following
 
 
 def _stopped(scope: JobScope) -> Verdict:
@@ -254,8 +317,21 @@ def _stopped(scope: JobScope) -> Verdict:
             raise AssertionError("the run was left, and nothing stopped it")
 
 
-def _engine_figures(use: EngineUse | None) -> EngineFigures | None:
-    if use is None or use.model_asked is None:
+def _verdict_on(error: Exception) -> Verdict:
+    """Say what it means for a job what its job type has raised."""
+    match error:
+        case DelayJob():
+            return Delayed(error.delay // timedelta(milliseconds=1))
+        case WaitForChildren():
+            return WaitsForChildren()
+        case RateLimited():
+            return HeldBack(error.duration // timedelta(milliseconds=1))
+        case _:
+            return Failed(error)
+
+
+def _engine_figures(use: EngineUse) -> EngineFigures | None:
+    if use.model_asked is None:
         return None
     return EngineFigures(
         model=use.model_used or use.model_asked,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from worker_core.errors import JobError
+from worker_core.signals import JobSignal
 
 if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
@@ -21,9 +22,13 @@ _TRACES_KEPT = 10
 
 
 def leading_error(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the error of a group that decides: one that forbids a retry, else the first."""
-    leaves = list(_leaves(group))
-    return next((error for error in leaves if not is_retryable(error)), leaves[0])
+    """Return the error of a group that decides: one that forbids a retry, else the first.
+
+    Any failure goes before a wish to be run again later.
+    """
+    leaves = _leaves(group)
+    errors = [error for error in leaves if not isinstance(error, JobSignal)] or leaves
+    return next((error for error in errors if not is_retryable(error)), errors[0])
 
 
 def _leaves(error: BaseException) -> list[Exception]:

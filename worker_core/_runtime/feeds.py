@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from worker_core._bullmq.calls import ClaimOptions
+from worker_core._bullmq.calls import ClaimOptions, RateLimit
 from worker_core._bullmq.job import KeepJobs
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.queue import Queue
@@ -54,10 +55,18 @@ async def open_feed(
                 keep_completed=_keep(config.keep_completed),
                 keep_failed=_keep(config.keep_failed),
                 chart_minutes=config.chart_minutes,
+                limit=_limit(spec),
             ),
             drain_delay=config.drain_delay,
         )
         yield Feed(job_type, spec, queue, Keeper(queue, config.lock_renew_time))
+
+
+def _limit(spec: QueueSpec) -> RateLimit | None:
+    if spec.limit is None:
+        return None
+    duration_ms = spec.limit.duration // timedelta(milliseconds=1)
+    return RateLimit(max=spec.limit.max, duration_ms=duration_ms)
 
 
 def _keep(count: int | None) -> KeepJobs:

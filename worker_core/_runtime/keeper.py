@@ -43,14 +43,14 @@ class Keeper:
         self._half = renew_time.total_seconds() / 2
         self._held: dict[str, _Held] = {}
 
-    def hold(self, job_id: str, token: str, scope: JobScope) -> None:
-        """Keep the lock of a job that was claimed a moment ago."""
+    def hold(self, job_id: str, token: str, scope: JobScope, now: float) -> None:
+        """Keep the lock of a job that was claimed a moment ago; `now` by the loop's clock."""
         before = self._held.get(job_id)
         if before is not None:
             # It stalled here, was put back and has come to another of our slots: the lock is that
             # one's now, and nobody would stop the first any more.
             before.scope.cancel(StopReason.LOCK_LOST)
-        self._held[job_id] = _Held(token, scope, trio.current_time())
+        self._held[job_id] = _Held(token, scope, now)
 
     def release(self, job_id: str, token: str) -> None:
         """Keep a job's lock no more: its finish has been acknowledged."""
@@ -82,6 +82,8 @@ class Keeper:
         pause = self._half
         while True:
             await anyio.sleep(pause)
+            for scope in self.scopes:
+                scope.enforce()
             # After a failure the next call goes out soon: it waits in the link for the reconnect,
             # and is the first thing sent when Redis is back.
             pause = self._half if await self._renew() else min(self._half, _RETRY_SECONDS)

@@ -13,6 +13,7 @@ import attrs
 import pluggy
 
 from worker_core import hookspecs
+from worker_core.backoff import BackoffStrategy
 from worker_core.engine import Engine
 from worker_core.errors import PluginError
 from worker_core.health import HealthCheck
@@ -20,7 +21,7 @@ from worker_core.job import JobType
 from worker_core.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker_core.job import JobEvent
 
@@ -87,6 +88,8 @@ class Composition:
     services: tuple[Service, ...]
     observers: tuple[tuple[str, Callable[[JobEvent], None]], ...]
     health_checks: tuple[HealthCheck, ...] = ()
+    backoffs: Mapping[str, BackoffStrategy] = attrs.field(factory=dict)
+    """The strategies by name."""
 
 
 def find_plugins() -> dict[str, list[PluginInfo]]:
@@ -135,7 +138,9 @@ def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None
     job_types = _collect(manager, enabled, "worker_core_job_types", JobType)  # type: ignore[type-abstract]  # for isinstance only
     services = _collect(manager, enabled, "worker_core_services", Service)  # type: ignore[type-abstract]  # for isinstance only
     checks = _collect(manager, enabled, "worker_core_health_checks", HealthCheck)
-    _check_names(checks, taken={"redis", "queue", engine})
+    _check_names(checks, "health check", taken={"redis", "queue", engine})
+    backoffs = _collect(manager, enabled, "worker_core_backoff_strategies", BackoffStrategy)
+    _check_names(backoffs, "backoff strategy", taken=set())
     _check_job_types(job_types)
     chosen = _choose_engine(enabled, engines, engine)
     for owner, job_type in job_types:
@@ -151,6 +156,7 @@ def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None
             for impl in _implementations(manager, plugin, "worker_core_job_event")
         ),
         health_checks=tuple(check for _, check in checks),
+        backoffs={strategy.name: strategy for _, strategy in backoffs},
     )
 
 
@@ -235,11 +241,15 @@ def _check_job_types(job_types: Sequence[tuple[PluginInfo, JobType[Any]]]) -> No
             seen[key] = owner
 
 
-def _check_names(checks: Sequence[tuple[PluginInfo, HealthCheck]], taken: set[str | None]) -> None:
-    for owner, check in checks:
-        if check.name in taken:
-            raise _broken(owner, f"a health check {check.name!r} is there already")
-        taken.add(check.name)
+def _check_names(
+    named: Sequence[tuple[PluginInfo, HealthCheck | BackoffStrategy]],
+    what: str,
+    taken: set[str | None],
+) -> None:
+    for owner, one in named:
+        if one.name in taken:
+            raise _broken(owner, f"a {what} {one.name!r} is there already")
+        taken.add(one.name)
 
 
 def _choose_engine(

@@ -1,4 +1,4 @@
-"""The scope in which one job runs: its clock, and the recorded reason for every cancel."""
+"""What may stop one job: its clock, the drain, a lost lock; and the recorded reason for every stop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import trio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
 
 __all__ = ["RETURN_SECONDS", "JobScope", "StopReason"]
 
@@ -32,31 +30,35 @@ class StopReason(enum.Enum):
 
 
 class JobScope:
-    """A cancel scope shielded from everything but this job's own reasons: `with JobScope() as scope`.
+    """What may stop one job, and why it was stopped.
 
-    Left early, `reason` tells why. The job's clock stands still while it is paused (during
-    admission); the drain's does not, and may only shorten. Whoever sets a deadline says what it
-    means, so that the reason for a cancel is read from here and never worked out from clocks.
+    It acts on a cancel scope of the job's slot, shielded from everything but the jobs' own reasons.
+    Jobs that end by themselves leave it to the next one; one that is stopped spends it, and is
+    settled in another.
 
-    The run and, where nothing stopped it, the writing of its outcome share one scope.
+    The job's clock stands still while it is paused (during admission); the drain's does not, and
+    may only shorten. Whoever sets a deadline says what it means, so that the reason for a cancel is
+    read from here and never worked out from clocks.
     """
 
-    # trio's own scope and clock: anyio's around them cost a quick job a fifth of its time.
+    # trio's own scope and clock, entered once for many jobs: one of anyio's for each would be a
+    # fifth of what a quick job costs.
 
     __slots__ = (
         "_drain_at",
         "_expires_for",
         "_left",
         "_limit",
+        "_over",
         "_pauses",
         "_reason",
-        "_scope",
         "_settle_by",
+        "_shield",
         "_since",
     )
 
-    def __init__(self) -> None:
-        self._scope = trio.CancelScope(shield=True)
+    def __init__(self, shield: trio.CancelScope) -> None:
+        self._shield = shield
         self._reason: StopReason | None = None
         self._expires_for = StopReason.DEADLINE
         self._limit = math.inf
@@ -65,39 +67,31 @@ class JobScope:
         self._pauses = 0
         self._drain_at = math.inf
         self._settle_by: float | None = None
-
-    def __enter__(self) -> Self:
-        self._scope.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        left_early = bool(self._scope.__exit__(kind, error, trace))
-        if self._scope.cancelled_caught:
-            self.note_stop()
-        return left_early
+        self._over = False
 
     def note_stop(self) -> None:
         """Record why the run was stopped, if it was; also where its cleanup raised an error then."""
-        if self._scope.cancel_called and self._reason is None and self._settle_by is None:
+        if self._shield.cancel_called and self._reason is None and self._settle_by is None:
             self._reason = self._expires_for
 
     def settle_within(self, seconds: float) -> bool:
-        """End the run: from here on the scope bounds the writing of its outcome.
+        """End the run: from here on its outcome is written, within so many seconds.
 
-        `False` where the run was stopped: nothing more can be awaited in this scope, and the
+        `False` where the run was stopped: nothing more can be awaited in its shield, and the
         outcome is written in `settling`.
         """
-        if self._scope.cancel_called:
+        if self._shield.cancel_called:
             return False
-        # The drain shortens this bound too, and leaves it time to put the job back.
         self._settle_by = trio.current_time() + seconds
-        self._apply()
+        # Mostly it is over in a millisecond: the bound is set by `enforce` if it is not.
+        if self._drain_at != math.inf or self._left != math.inf:
+            self._apply()
         return True
+
+    def enforce(self) -> None:
+        """Set the bound of a settlement that takes long; to be called now and then."""
+        if self._settle_by is not None:
+            self._apply()
 
     @contextmanager
     def settling(self, seconds: float) -> Iterator[trio.CancelScope]:
@@ -105,10 +99,17 @@ class JobScope:
 
         The scope that it yields says so by `cancelled_caught`.
         """
-        self._scope = trio.CancelScope(shield=True)
+        self._shield = trio.CancelScope(shield=True)
         self.settle_within(seconds)
-        with self._scope as bound:
+        self._apply()
+        with self._shield as bound:
             yield bound
+
+    def end(self) -> None:
+        """Leave the shield to the next job: what this one left behind changes nothing any more."""
+        if self._shield.deadline != math.inf:
+            self._shield.deadline = math.inf
+        self._over = True
 
     @property
     def is_settling(self) -> bool:
@@ -161,22 +162,25 @@ class JobScope:
 
     def cancel(self, reason: StopReason) -> None:
         """Stop the job's run now; its settlement is not stopped."""
-        if self._settle_by is not None:
+        if self._settle_by is not None or self._over:
             # Every script that settles checks the lock itself. And after a lost reply a renewal
             # may find the lock gone because the finish has run: that must still be found out.
             return
         # A lost lock outranks what was recorded: it forbids writing anything.
         if self._reason is None or reason is StopReason.LOCK_LOST:
             self._reason = reason
-        self._scope.cancel()
+        self._shield.cancel()
 
     def _apply(self) -> None:
-        if self._settle_by is not None:
-            # A call that the job left behind may still pause its clock: that is over.
-            self._scope.deadline = min(self._settle_by, self._drain_at + RETURN_SECONDS)
+        if self._over:
             return
-        if self._scope.cancel_called:
+        if self._settle_by is not None:
+            # A call that the job left behind may still pause its clock: that is over. The drain
+            # shortens this bound too, and leaves it time to put the job back.
+            self._shield.deadline = min(self._settle_by, self._drain_at + RETURN_SECONDS)
+            return
+        if self._shield.cancel_called:
             return  # stopped already: what for must not change while the job ends
         own = math.inf if self._pauses else self._since + self._left
         self._expires_for = StopReason.DRAIN if self._drain_at <= own else StopReason.DEADLINE
-        self._scope.deadline = min(own, self._drain_at)
+        self._shield.deadline = min(own, self._drain_at)

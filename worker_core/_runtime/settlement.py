@@ -40,22 +40,29 @@ if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
     from worker_core._bullmq.queue import Queue
     from worker_core._bullmq.replies import Settled
+    from worker_core._runtime.backoffs import Backoffs
 
 __all__ = [
     "Completed",
+    "Delayed",
     "Failed",
+    "HeldBack",
     "LargeResult",
     "Lost",
     "Returned",
     "Settlement",
     "Settler",
     "Verdict",
+    "WaitsForChildren",
 ]
 
 T = TypeVar("T")
 
 _log = structlog.get_logger("worker_core.settlement")
 
+_CHILD_FAILED = "a child of the job has failed"
+_RUNS_AT_ONCE = 10
+_RERUN_MS = 1000
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -90,11 +97,30 @@ class Returned:
 
 
 @attrs.frozen
+class Delayed:
+    """The job runs again after a time, no attempt spent."""
+
+    delay_ms: int
+
+
+@attrs.frozen
+class WaitsForChildren:
+    """The job runs again when its children have ended, no attempt spent."""
+
+
+@attrs.frozen
+class HeldBack:
+    """The queue is held back so long, and the job is at the head of it again, no attempt spent."""
+
+    limit_ms: int
+
+
+@attrs.frozen
 class Lost:
     """The job belongs to another worker: nothing is written."""
 
 
-Verdict: TypeAlias = Completed | Failed | Returned | Lost
+Verdict: TypeAlias = Completed | Failed | Returned | Delayed | WaitsForChildren | HeldBack | Lost
 
 
 @attrs.frozen
@@ -118,10 +144,16 @@ class Settler:
     """Settles the jobs of one queue. `may_fetch` says whether a finish may bring the next job."""
 
     def __init__(
-        self, queue: Queue, may_fetch: Callable[[], bool], *, max_started: int | None = None
+        self,
+        queue: Queue,
+        may_fetch: Callable[[], bool],
+        *,
+        backoffs: Backoffs,
+        max_started: int | None = None,
     ) -> None:
         self._queue = queue
         self._may_fetch = may_fetch
+        self._backoffs = backoffs
         self._max_started = max_started
 
     async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
@@ -129,28 +161,42 @@ class Settler:
         if job.repairs and not isinstance(verdict, Lost):
             await self._repeat(lambda: self._queue.repair(job, token))
         match verdict:
-            case Completed(value, large):
-                if large is not None:
-                    await self._store(large)
-                return await self._complete(job, token, value)
+            case Completed():
+                return await self._complete(job, token, verdict)
             case Failed(error):
                 return await self._fail(job, token, error)
             case Returned():
-                return await self._give_back(job, token)
+                return await self._give_back(job, token, Outcome.RETURNED)
+            case Delayed(delay_ms):
+                return await self._delay(job, token, delay_ms, Outcome.DELAYED)
+            case WaitsForChildren():
+                return await self._wait_for_children(job, token)
+            case HeldBack(limit_ms):
+                await self._repeat(lambda: self._queue.hold_back(limit_ms))
+                limited = Nothing(limited_ms=limit_ms)
+                return await self._give_back(job, token, Outcome.RATE_LIMITED, limited)
             case Lost():
                 return Settlement(Outcome.LOST)
 
-    async def _complete(self, job: StoredJob, token: str, value: bytes) -> Settlement:
-        ended = await self._finish(job, token, Finish(completed=True, value=value))
+    async def _complete(self, job: StoredJob, token: str, verdict: Completed) -> Settlement:
+        if verdict.large is not None:
+            await self._store(verdict.large)
+        ended = await self._finish(job, token, Finish(completed=True, value=verdict.value))
+        if isinstance(ended, Finished):
+            return Settlement(Outcome.COMPLETED, ended.following)
         match ended:
-            case Finished(following):
-                return Settlement(Outcome.COMPLETED, following)
             case Refusal.PENDING_CHILDREN:
                 error: Exception = RuntimeError("the job has children that are not finished")
                 return await self._fail(job, token, error)
             case Refusal.FAILED_CHILDREN:
-                return await self._fail(job, token, Unrecoverable("a child of the job has failed"))
-            case Refusal.JOB_GONE | Refusal.LOCK_GONE | Refusal.LOCK_STOLEN | Refusal.NOT_ACTIVE:
+                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED))
+            case (
+                Refusal.JOB_GONE
+                | Refusal.LOCK_GONE
+                | Refusal.LOCK_STOLEN
+                | Refusal.NOT_ACTIVE
+                | Refusal.NONE_PENDING  # another script's answer
+            ):
                 return _lost(job, ended)
 
     async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
@@ -161,6 +207,7 @@ class Settler:
             retryable=is_retryable(error),
             random=random.random,
             max_started=self._max_started,
+            custom=lambda backoff: self._backoffs.step(job, backoff, error),
         )
         match step:
             case RetryAfter(delay_ms):
@@ -207,15 +254,39 @@ class Settler:
         )
         return Settlement(Outcome.RETRIED) if refusal is None else _lost(job, refusal)
 
-    async def _give_back(self, job: StoredJob, token: str) -> Settlement:
-        refusal = await self._move(
-            job,
-            token,
-            lambda: self._queue.give_back(job, token),
-            # Given back, or lost before: either way it is not ours, and no attempt is spent.
-            moved=lambda _: True,
-        )
-        return Settlement(Outcome.RETURNED) if refusal is None else _lost(job, refusal)
+    async def _give_back(
+        self, job: StoredJob, token: str, outcome: Outcome, following: Claim = Nothing()
+    ) -> Settlement:
+        refusal = await self._let_go(job, token, lambda: self._queue.give_back(job, token))
+        return Settlement(outcome, following) if refusal is None else _lost(job, refusal)
+
+    async def _delay(
+        self, job: StoredJob, token: str, delay_ms: int, outcome: Outcome
+    ) -> Settlement:
+        refusal = await self._let_go(job, token, lambda: self._queue.delay(job, token, delay_ms))
+        return Settlement(outcome) if refusal is None else _lost(job, refusal)
+
+    async def _wait_for_children(self, job: StoredJob, token: str) -> Settlement:
+        refusal = await self._let_go(job, token, lambda: self._queue.wait_for_children(job, token))
+        match refusal:
+            case None:
+                return Settlement(Outcome.WAITING_CHILDREN)
+            case Refusal.FAILED_CHILDREN:
+                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED))
+            case Refusal.NONE_PENDING:
+                # They ended meanwhile, or there are none: run again, as if it had waited. A job
+                # type that waits for nothing, and again for nothing, must not keep a core busy.
+                if job.attempts_started - job.attempts_made <= _RUNS_AT_ONCE:
+                    return await self._give_back(job, token, Outcome.WAITING_CHILDREN)
+                return await self._delay(job, token, _RERUN_MS, Outcome.WAITING_CHILDREN)
+            case _:
+                return _lost(job, refusal)
+
+    async def _let_go(
+        self, job: StoredJob, token: str, call: Callable[[], Awaitable[Refusal | None]]
+    ) -> Refusal | None:
+        # Moved, or lost before: either way it is not ours any more, and no attempt is spent.
+        return await self._move(job, token, call, moved=lambda _: True)
 
     async def _move(
         self,
@@ -241,6 +312,8 @@ class Settler:
                 if refusal is None or not doubt.unsure:
                     return refusal
                 settled = await self._ask(job, token)
+                if settled.owned:
+                    return refusal  # the first call did not run, and this one would not
             return None if moved(settled) else Refusal.LOCK_GONE
 
     async def _find_out(

@@ -38,14 +38,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import attrs
 import structlog
 
 from worker_core._bullmq.queue import Queue
 from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
 from worker_core._runtime.admission import Admission
+from worker_core._runtime.backoffs import Backoffs
 from worker_core._runtime.consumer import Consumer
-from worker_core._runtime.context import Surroundings
+from worker_core._runtime.context import Surroundings, view_of
 from worker_core._runtime.execution import Execution, RunParts
 from worker_core._runtime.feeds import Feed, open_feed
 from worker_core._runtime.observers import notifier
@@ -76,6 +78,9 @@ __all__ = ["Worker"]
 
 _log = structlog.get_logger("worker_core.worker")
 
+_LANES = 2
+"""Connections that the slots share, for the server to work on the calls of one while the worker
+reads the replies of the other. With a third, sends get smaller and cost more than it brings."""
 _SERVICE_START_SECONDS = 10.0
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
@@ -90,6 +95,7 @@ class Worker:
         self._composition = composition
         self._stop = Stop()
         self._crashes: list[Exception] = []
+        self._lanes: tuple[Link, ...] = ()
         self._pump = ProgressPump()
         self._watchdog = Watchdog(settings.worker.freeze_limit)
         self.metrics = WorkerMetrics(settings.worker.id)
@@ -131,6 +137,13 @@ class Worker:
                     on_state=self._on_link_state,
                 )
             )
+            others = [
+                await links.enter_async_context(
+                    open_link(endpoint, scripts=load_scripts(), options=options)
+                )
+                for _ in range(_LANES - 1)
+            ]
+            self._lanes = (link, *others)
             await self._run_services(link, task_status)
         if self._crashes:
             raise ExceptionGroup("the worker stopped because parts of it crashed", self._crashes)
@@ -283,28 +296,38 @@ class Worker:
         redis = Redis(link)
         admission = self._admission(engine, loads) if engine else None
         notify = notifier(self._composition.observers)
+
+        def execution(feed: Feed, lane: Link) -> Execution:
+            # All that a job sends goes one way: its progress must not come after its end.
+            queue = attrs.evolve(feed.queue, link=lane)
+            return Execution(
+                job_type=feed.job_type,
+                around=Surroundings(
+                    job_type=feed.job_type.name,
+                    express=feed.spec.express,
+                    queue=queue,
+                    keeper=feed.keeper,
+                    redis=redis,
+                    admission=admission,
+                    pump=self._pump,
+                    notify=notify,
+                ),
+                settler=Settler(
+                    queue,
+                    lambda: not self._stop.requested.is_set(),
+                    backoffs=Backoffs(
+                        self._composition.backoffs,
+                        partial(view_of, queue=queue.keys.name, job_type=feed.job_type.name),
+                    ),
+                    max_started=self._settings.queue.max_started_attempts,
+                ),
+                parts=parts,
+            )
+
         consumers = [
             Consumer(
                 queue=feed.queue,
-                execution=Execution(
-                    job_type=feed.job_type,
-                    around=Surroundings(
-                        job_type=feed.job_type.name,
-                        express=feed.spec.express,
-                        queue=feed.queue,
-                        keeper=feed.keeper,
-                        redis=redis,
-                        admission=admission,
-                        pump=self._pump,
-                        notify=notify,
-                    ),
-                    settler=Settler(
-                        feed.queue,
-                        lambda: not self._stop.requested.is_set(),
-                        max_started=self._settings.queue.max_started_attempts,
-                    ),
-                    parts=parts,
-                ),
+                executions=[execution(feed, lane) for lane in self._lanes],
                 concurrency=feed.spec.concurrency or worker.concurrency,
             )
             for feed in feeds

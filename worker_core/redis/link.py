@@ -22,7 +22,7 @@ from worker_core.redis.session import Session
 from worker_core.redis.topology import Connector, DirectConnector
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from worker_core.redis.connection import Connection
 
@@ -107,12 +107,16 @@ class Link:
         Raises `ReplyError` (the server refused it), `ReplyLost` (sent, unknown whether executed),
         `RedisUnavailable` (too many calls wait already) or `LinkClosed`.
         """
-        return await self._carry(Call(pack(*args), trio.Event()))
+        return await self._carry(Call(pack(*args)))
 
-    async def run(self, head: Head, *args: Arg) -> Reply:
+    def run(self, head: Head, *args: Arg) -> Awaitable[Reply]:
         """Make the call that begins with a head that was packed before; raises as `call` does."""
         script = head.script if isinstance(head, ScriptHead) else None
-        return await self._carry(Call(head.pack(args), trio.Event(), script))
+        return self._carry(Call(head.pack(args), script))
+
+    def run_packed(self, script: Script, data: bytes) -> Awaitable[Reply]:
+        """Make a call of a script that its caller has packed whole; raises as `call` does."""
+        return self._carry(Call(data, script))
 
     async def run_script(
         self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg] = ()
@@ -126,12 +130,12 @@ class Link:
         It waits out an outage as any call does, is dropped with a debug message when the bounds
         of the link or its end forbid to keep it, and is never sent twice.
         """
-        self._drop_or_queue(Call(pack(*args), None))
+        self._drop_or_queue(Call(pack(*args)))
 
     def post_run(self, head: Head, *args: Arg) -> None:
         """Post the call that begins with a head that was packed before."""
         script = head.script if isinstance(head, ScriptHead) else None
-        self._drop_or_queue(Call(head.pack(args), None, script))
+        self._drop_or_queue(Call(head.pack(args), script))
 
     async def wait_connected(self, *, within: float) -> None:
         """Return once there is a connection; raises `RedisUnavailable` after `within` seconds."""
@@ -145,15 +149,20 @@ class Link:
         )
 
     async def _carry(self, call: Call) -> Reply:
-        # Without it a caller that is cancelled already could be sent: the writer may run first.
-        await trio.lowlevel.checkpoint_if_cancelled()
         self._refuse_if_closed()
-        self._outbox.put(call)
-        try:
-            await call.event.wait()  # type: ignore[union-attr]  # only posts have none
-        finally:
-            if not call.done:
-                self._outbox.withdraw(call)
+        # Without it a caller that is cancelled already could be sent.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._session is None or not self._session.send_at_once(call):
+            self._outbox.put(call)
+        call.waiter = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            # Here and not after the wait: the writer may run before the cancelled task does.
+            call.waiter = None
+            self._outbox.withdraw(call)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
         if call.error is not None:
             raise call.error
         return call.reply

@@ -36,8 +36,11 @@ class Script:
         # The server's own name for a script, no matter of security.
         return hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
-    def bind(self, keys: Sequence[str | bytes]) -> ScriptHead:
-        """Pack the constant part of a call with these keys; the arguments follow at each call."""
-        head: Sequence[Arg] = ("EVALSHA", self.sha1, len(keys), *keys)
+    def bind(self, keys: Sequence[str | bytes], *, more_keys: int = 0) -> ScriptHead:
+        """Pack the constant part of a call with these keys; the arguments follow at each call.
+
+        `more_keys` says how many further keys follow there, in front of the arguments.
+        """
+        head: Sequence[Arg] = ("EVALSHA", self.sha1, len(keys) + more_keys, *keys)
         packed = Head.of(*head)
         return ScriptHead(packed.count, packed.body, script=self)

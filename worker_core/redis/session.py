@@ -10,11 +10,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
+import trio
 
 from worker_core.errors import ReplyError, ReplyLost
 from worker_core.redis.connection import BROKEN, REFUSALS, Connection, describe
 from worker_core.redis.outbox import Call, Outbox
 from worker_core.redis.resp import pack
+from worker_core.redis.wire import EagerWire, wire_of
 
 if TYPE_CHECKING:
     from worker_core.redis.options import LinkOptions
@@ -26,6 +28,7 @@ __all__ = ["Session"]
 # the number bounds how many calls an outage leaves in doubt; larger sends are no faster.
 _SEND_BYTES = 65536
 _READ_BYTES = 262144
+_PAGE_BYTES = 4096
 
 # A server that is asked to load the same script again and again is being flushed in a loop.
 _MAX_LOADS = 5
@@ -48,6 +51,8 @@ class Session:
         scripts: dict[Script, None],
     ) -> None:
         self._connection = connection
+        self._wire = wire_of(connection.stream)
+        self._eager = self._wire if isinstance(self._wire, EagerWire) else None
         self._outbox = outbox
         self._options = options
         self._scripts = scripts
@@ -56,7 +61,7 @@ class Session:
         self._unknown: dict[Script, list[Call]] = {}
         self._scope: anyio.CancelScope | None = None
         self._idle = anyio.Event()
-        self._last_sent = anyio.current_time()
+        self._last_sent = trio.current_time()
         self.reason: str | None = None
         """Why it ended; `None` while it runs and when it was cancelled."""
         self.refusal: str | None = None
@@ -68,6 +73,35 @@ class Session:
     def in_flight(self) -> int:
         """How many calls were sent and wait for their reply."""
         return len(self._in_flight)
+
+    def send_at_once(self, call: Call) -> bool:
+        """Send a call without waking the writer, where nothing else is on its way.
+
+        With a single job at a time that is a tenth of its time. Where more calls are made in the
+        same moment, those after the first leave together.
+        """
+        eager = self._eager
+        if (
+            eager is None
+            or self._in_flight
+            or self._outbox
+            or self.reason is not None
+            or self.refusal is not None
+            # A server that has answered everything has emptied the socket: a page always fits.
+            or len(call.data) > _PAGE_BYTES
+        ):
+            return False
+        try:
+            sent = eager.send_at_once(call.data)
+        except OSError:
+            return False  # the connection is broken, which its reader will learn as well
+        if not sent:
+            return False
+        call.sent_at = self._last_sent = trio.current_time()
+        self._in_flight.append(call)
+        if sent < len(call.data):
+            self._end("the socket took a part of a call")
+        return True
 
     async def run(self) -> None:
         """Carry calls until the connection is lost or given up; `reason` says why."""
@@ -106,7 +140,7 @@ class Session:
         self._idle.set()
 
     async def _write(self) -> None:
-        send = self._connection.stream.send
+        send = self._wire.send
         try:
             while True:
                 await self._outbox.wait()
@@ -115,7 +149,7 @@ class Session:
                 if self.refusal is not None or self.reason is not None:
                     return
                 batch = self._outbox.take(_SEND_BYTES)
-                self._last_sent = now = anyio.current_time()
+                self._last_sent = now = trio.current_time()
                 for call in batch:
                     call.sent_at = now
                 # In flight before the send and not after it: replies to the first of them can
@@ -126,7 +160,7 @@ class Session:
             self._end(describe(error))
 
     async def _read(self) -> None:
-        receive = self._connection.stream.receive
+        receive = self._wire.receive
         feed = self._connection.parser.feed
         next_reply = self._connection.parser.gets
         in_flight = self._in_flight
@@ -172,7 +206,7 @@ class Session:
     def _load_unknown(self) -> None:
         """Send each unknown script once, and behind it the calls that wanted it."""
         for script, calls in self._unknown.items():
-            load = Call(pack("SCRIPT", "LOAD", script.source), event=None)
+            load = Call(pack("SCRIPT", "LOAD", script.source))
             self._outbox.put_back([load, *calls])
         self._unknown.clear()
 
@@ -181,15 +215,15 @@ class Session:
         limit = self._options.reply_timeout
         interval = self._options.ping_interval
         while True:
-            now = anyio.current_time()
+            now = trio.current_time()
             if not self._in_flight:
                 if now - self._last_sent >= interval and not self._outbox:
-                    self._outbox.put_back([Call(_PING, event=None)])
+                    self._outbox.put_back([Call(_PING)])
                 await anyio.sleep(min(limit, interval))
                 continue
             oldest = self._in_flight[0]
             await anyio.sleep(max(oldest.sent_at + limit - now, _GRACE))
-            overdue = anyio.current_time() - oldest.sent_at >= limit
+            overdue = trio.current_time() - oldest.sent_at >= limit
             if overdue and await self._still_first(oldest):
                 self._end(f"no reply within {limit:g} s")
                 return
