@@ -30,6 +30,7 @@ MAX_DEPTH = 128
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _LONGEST_INT = 22
 """More digits than 64 bits need, the sign included."""
+_LONG_DIGITS = 19
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -55,7 +56,7 @@ def loads(raw: bytes | str) -> JSON:
     """
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     # Both tests only choose the path: a false alarm costs time, never a wrong answer.
-    suspicious = (
+    suspicious = len(data) >= _LONG_DIGITS and (
         data.count(b"[") + data.count(b"{") > MAX_DEPTH or _LONG_NUMBER.search(data) is not None
     )
     if not suspicious:

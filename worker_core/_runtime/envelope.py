@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Envelope", "write_envelope", "write_pointer"]
 
-_NO_USE = EngineUse()
-
 _converter = make_converter(omit_if_default=False)
 
 
@@ -42,12 +40,8 @@ class Envelope:
         """Return the envelope's members but for the answer, in the order in which they are read."""
         use = self.use or _NO_USE
         return {
-            "model": {"asked": use.model_asked, "used": use.model_used},
-            "usage": {
-                "prompt_tokens": use.prompt_tokens,
-                "completion_tokens": use.completion_tokens,
-                "total_tokens": use.prompt_tokens + use.completion_tokens,
-            },
+            "model": _NO_MODEL if self.use is None else _model(use),
+            "usage": _NO_USAGE if self.use is None else _usage(use),
             "timings": {
                 "queue_wait_ms": None if self.queue_wait is None else _ms(self.queue_wait),
                 "admission_ms": _ms(use.admission_seconds),
@@ -62,6 +56,23 @@ class Envelope:
             "worker": self.worker,
             "warnings": [*use.warnings, *self.warnings],
         }
+
+
+def _model(use: EngineUse) -> dict[str, str | None]:
+    return {"asked": use.model_asked, "used": use.model_used}
+
+
+def _usage(use: EngineUse) -> dict[str, int]:
+    return {
+        "prompt_tokens": use.prompt_tokens,
+        "completion_tokens": use.completion_tokens,
+        "total_tokens": use.prompt_tokens + use.completion_tokens,
+    }
+
+
+_NO_USE = EngineUse()
+_NO_MODEL = _model(_NO_USE)
+_NO_USAGE = _usage(_NO_USE)
 
 
 def _ms(seconds: float) -> float:

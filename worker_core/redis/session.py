@@ -29,6 +29,9 @@ __all__ = ["Session"]
 _SEND_BYTES = 65536
 _READ_BYTES = 262144
 _PAGE_BYTES = 4096
+_FEW = 4
+"""With so few calls in flight the server is about to have nothing to do: a call that leaves at once
+brings more than calls that leave together save."""
 
 # A server that is asked to load the same script again and again is being flushed in a loop.
 _MAX_LOADS = 5
@@ -60,6 +63,7 @@ class Session:
         self._refused: list[Call] = []
         self._unknown: dict[Script, list[Call]] = {}
         self._scope: anyio.CancelScope | None = None
+        self._sending = False
         self._idle = anyio.Event()
         self._last_sent = trio.current_time()
         self.reason: str | None = None
@@ -75,19 +79,16 @@ class Session:
         return len(self._in_flight)
 
     def send_at_once(self, call: Call) -> bool:
-        """Send a call without waking the writer, where nothing else is on its way.
-
-        With a single job at a time that is a tenth of its time. Where more calls are made in the
-        same moment, those after the first leave together.
-        """
+        """Send a call without waking the writer, where the server has little to do."""
         eager = self._eager
         if (
             eager is None
-            or self._in_flight
+            or len(self._in_flight) > _FEW
             or self._outbox
+            or self._sending
             or self.reason is not None
             or self.refusal is not None
-            # A server that has answered everything has emptied the socket: a page always fits.
+            # With so little on its way there is always room for a page.
             or len(call.data) > _PAGE_BYTES
         ):
             return False
@@ -155,7 +156,9 @@ class Session:
                 # In flight before the send and not after it: replies to the first of them can
                 # arrive while the rest is still being written.
                 self._in_flight.extend(batch)
+                self._sending = True
                 await send(b"".join([call.data for call in batch]))
+                self._sending = False
         except BROKEN as error:
             self._end(describe(error))
 
