@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PROJECTS := $(wildcard plugins/*/pyproject.toml) $(wildcard examples/*/pyproject.toml)
+PROJECTS := $(wildcard plugins/*/pyproject.toml) $(wildcard examples/*/pyproject.toml) $(wildcard benchmarks/*/pyproject.toml)
 EDITABLES := $(foreach project,$(PROJECTS),-e $(dir $(project)))
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
 
 ENGINE ?= llamacpp
 MODEL ?=
@@ -18,10 +19,10 @@ MODEL ?=
 ASYNC_RULES := --disable=ASYNC101,ASYNC109,ASYNC114,ASYNC119,ASYNC124,ASYNC127,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-interop test-embedded test-wheels coverage watch lint fix format typecheck docs load-test clean
+.PHONY: help install demo test test-interop test-conformance test-embedded test-wheels coverage watch lint fix format typecheck docs load-test bench-queue clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One pip call installs everything: the build backend is there already, so nothing is built in isolation.
 $(INSTALLED): pyproject.toml constraints.txt $(PROJECTS)
@@ -38,10 +39,14 @@ demo: $(INSTALLED)  ## Run chat jobs on a real model (ENGINE=ollama MODEL=llama3
 	@$(BIN)/worker-core demo --config conf/demo.toml --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
 
 test: $(INSTALLED)  ## Run every test that a fresh machine can
-	$(BIN)/python -m pytest --ignore=tests/interop -m "not embedded_engine" $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/interop --ignore=tests/conformance -m "not embedded_engine" $(ARGS)
 
 test-interop: $(INSTALLED)  ## Run the tests against real Node BullMQ (needs node and npm)
 	$(BIN)/python -m pytest tests/interop $(ARGS)
+
+test-conformance: $(INSTALLED)  ## Match BullMQ's own tests on Redis 7.0 and Valkey (needs node; installs redis-server)
+	@tests/conformance/install-redis
+	$(BIN)/python -m pytest tests/conformance -q $(ARGS)
 
 test-embedded: $(INSTALLED)  ## Run the tests of the embedded engine on its real model
 	$(BIN)/python -m pytest plugins/llamacpp -m embedded_engine $(ARGS)
@@ -50,11 +55,11 @@ test-wheels: $(INSTALLED)  ## Install the built wheels into a new environment an
 	tests/installed/run $(BIN)/python
 
 coverage: $(INSTALLED)  ## Run the tests and report what they do not reach
-	$(BIN)/python -m coverage run -m pytest --ignore=tests/interop -m "not embedded_engine" -q
+	$(BIN)/python -m coverage run -m pytest --ignore=tests/interop --ignore=tests/conformance -m "not embedded_engine" -q
 	$(BIN)/python -m coverage report
 
 watch: $(INSTALLED)  ## Run the tests again at each change
-	$(BIN)/python -m pytest_watcher . --ignore=tests/interop -m "not embedded_engine" -q
+	$(BIN)/python -m pytest_watcher . --ignore=tests/interop --ignore=tests/conformance -m "not embedded_engine" -q
 
 lint: $(INSTALLED)  ## Check style, async rules and import rules
 	$(BIN)/ruff check
@@ -78,5 +83,13 @@ docs: $(INSTALLED)  ## Hold the documentation against the code
 load-test: $(INSTALLED)  ## Send chat jobs through a worker and print how fast they come out
 	$(BIN)/python benchmarks/load.py $(ARGS)
 
+# What draws the results is needed by nothing else.
+$(BENCH_INSTALLED): $(INSTALLED)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+bench-queue: $(BENCH_INSTALLED)  ## Measure beside Node BullMQ and the official Python worker (ARGS="--quick", --help)
+	@$(BIN)/python -m benchmarks.bench_queue $(ARGS)
+
 clean:  ## Remove what was set up and built
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/interop/node_modules
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/interop/node_modules benchmarks/bench_queue/node/node_modules

@@ -38,9 +38,7 @@ def _check_name(_: object, __: object, value: str) -> None:
         raise ValueError(f"a backoff strategy cannot be called {value!r}: that name is taken")
 
 
-def _check_delay(
-    _: object, __: object, value: Callable[[FailedAttempt], timedelta | None]
-) -> None:
+def _check_delay(_: object, __: object, value: Callable[[FailedAttempt], timedelta | None]) -> None:
     if inspect.iscoroutinefunction(value):
         raise ValueError("a backoff strategy is a plain function: a failed job waits for it")
 

@@ -247,3 +247,35 @@ def test_a_plugin_that_is_given_twice_is_refused_by_name() -> None:
     twice = [(plugin_under_test("plain", Plain), None)] * 2
     with pytest.raises(PluginError, match="plugin 'plain': "):
         compose(twice, engine=None)
+
+
+def backing_off(*strategies: str) -> str:
+    """Return the code of a plugin that brings these backoff strategies, given as expressions."""
+    hook = f"    @hookimpl\n    def worker_core_backoff_strategies(self): return [{', '.join(strategies)}]"
+    return f"from worker_core import BackoffStrategy as B\n\nclass P:\n{hook}"
+
+
+def test_backoff_strategies_are_known_by_name(site: Site) -> None:
+    site.install("one", backing_off("B('a', lambda _: None)", "B('b', lambda _: None)"))
+    site.install("other", backing_off("B('c', lambda _: None)"))
+    assert list(start("one", "other").backoffs) == ["a", "b", "c"]
+
+
+def test_two_backoff_strategies_of_one_name_are_refused(site: Site) -> None:
+    site.install("one", backing_off("B('a', lambda _: None)"))
+    site.install("other", backing_off("B('a', lambda _: None)"))
+    assert str(refusal_of("one", "other")) == (
+        "plugin 'other': dist-of-other 1.2.3: a backoff strategy 'a' is there already"
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("B('fixed', lambda _: None)", "that name is taken"),
+        ("lambda _: None", "worker_core_backoff_strategies returned function"),
+    ],
+)
+def test_what_is_no_backoff_strategy_is_refused(site: Site, strategy: str, said: str) -> None:
+    site.install("bad", backing_off(strategy))
+    assert said in str(refusal_of("bad"))

@@ -89,9 +89,11 @@ class Execution:
         self._type = job_type
         self._around = around
         self._keeper = around.keeper
-        self._settler = settler
+        self.settler = settler
         self._parts = parts
         self._observed = around.notify is not None
+        self.outage_seconds = parts.outage_seconds
+        """How long the writing of an outcome may take."""
         self._running = 0
         parts.metrics.watch_running(job_type.name, lambda: self._running)
 
@@ -114,11 +116,7 @@ class Execution:
 
     async def give_back(self, stored: StoredJob, token: str) -> None:
         """Return a job that was claimed and may not start."""
-        await self._settler.settle(stored, token, Returned())
-
-    async def settle(self, run: Run, verdict: Verdict) -> Settlement:
-        """Write down how a run ended; the caller bounds and shields this."""
-        return await self._settler.settle(run.context.stored, run.token, verdict)
+        await self.settler.settle(stored, token, Returned())
 
     def end(self, run: Run, verdict: Verdict, settlement: Settlement) -> None:
         """Let the lock of a job go whose outcome is written, and report it."""
@@ -129,11 +127,6 @@ class Execution:
         """Let a job's lock go."""
         self._keeper.release(run.context.stored.id, run.token)
         self._running -= 1
-
-    @property
-    def outage_seconds(self) -> float:
-        """How long the writing of an outcome may take."""
-        return self._parts.outage_seconds
 
     async def judge(self, context: Context, scope: JobScope) -> Verdict:
         """Run the job type and say what its end means for the job."""
@@ -269,7 +262,7 @@ class Run:
             self._verdict = verdict = await execution.judge(self.context, self._scope)
             if not self._scope.settle_within(execution.outage_seconds):
                 return None
-            settlement = await execution.settle(self, verdict)
+            settlement = await execution.settler.settle(self.context.stored, self.token, verdict)
         except Exception:
             execution.release(self)
             raise
@@ -286,7 +279,9 @@ class Run:
         try:
             if not scope.is_settling:
                 with scope.settling(self._execution.outage_seconds):
-                    settlement = await self._execution.settle(self, verdict)
+                    settlement = await self._execution.settler.settle(
+                        self.context.stored, self.token, verdict
+                    )
         except Exception:
             self._execution.release(self)
             raise

@@ -44,7 +44,7 @@ async def open_feed(
     keys = QueueKeys(config.prefix, spec.name)
     # The only connection with a name: dashboards count connections by it.
     name = keys.client_name(settings.worker.id)
-    async with open_blocking_link(link.endpoint, name=name) as blocking:
+    async with open_blocking_link(link.connector, name=name) as blocking:
         queue = Queue(
             keys=keys,
             link=link,

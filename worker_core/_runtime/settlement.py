@@ -162,7 +162,14 @@ class Settler:
             await self._repeat(lambda: self._queue.repair(job, token))
         match verdict:
             case Completed():
-                return await self._complete(job, token, verdict)
+                # Not in a method of its own: this is the way of almost every job.
+                if verdict.large is not None:
+                    await self._store(verdict.large)
+                ending = Finish(completed=True, value=verdict.value)
+                ended = await self._finish(job, token, ending)
+                if isinstance(ended, Finished):
+                    return Settlement(Outcome.COMPLETED, ended.following)
+                return await self._not_completed(job, token, ended)
             case Failed(error):
                 return await self._fail(job, token, error)
             case Returned():
@@ -178,13 +185,8 @@ class Settler:
             case Lost():
                 return Settlement(Outcome.LOST)
 
-    async def _complete(self, job: StoredJob, token: str, verdict: Completed) -> Settlement:
-        if verdict.large is not None:
-            await self._store(verdict.large)
-        ended = await self._finish(job, token, Finish(completed=True, value=verdict.value))
-        if isinstance(ended, Finished):
-            return Settlement(Outcome.COMPLETED, ended.following)
-        match ended:
+    async def _not_completed(self, job: StoredJob, token: str, refusal: Refusal) -> Settlement:
+        match refusal:
             case Refusal.PENDING_CHILDREN:
                 error: Exception = RuntimeError("the job has children that are not finished")
                 return await self._fail(job, token, error)
@@ -197,7 +199,7 @@ class Settler:
                 | Refusal.NOT_ACTIVE
                 | Refusal.NONE_PENDING  # another script's answer
             ):
-                return _lost(job, ended)
+                return _lost(job, refusal)
 
     async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
         failure = Failure(reason=reason_text(error), stacktrace=trace_list(job, error))

@@ -61,7 +61,7 @@ from worker_core._runtime.watchdog import Watchdog
 from worker_core.engine import Host
 from worker_core.errors import PluginError, RedisUnavailable
 from worker_core.health import WorkerPhase
-from worker_core.redis import Endpoint, LinkOptions, Redis, open_link
+from worker_core.redis import LinkOptions, Redis, connector_to, open_link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -95,6 +95,8 @@ class Worker:
         self._composition = composition
         self._stop = Stop()
         self._crashes: list[Exception] = []
+        # Here, so that settings which cannot work are refused before anything is started.
+        self._connector = connector_to(settings.redis.endpoint(), prefix=settings.queue.prefix)
         self._lanes: tuple[Link, ...] = ()
         self._pump = ProgressPump()
         self._watchdog = Watchdog(settings.worker.freeze_limit)
@@ -126,12 +128,11 @@ class Worker:
         at the end an `ExceptionGroup` of what crashed, if anything did.
         """
         redis = self._settings.redis
-        endpoint = Endpoint.from_url(redis.url, password=redis.password)
         options = LinkOptions(reply_timeout=redis.reply_timeout.total_seconds())
         async with AsyncExitStack() as links:
             link = await links.enter_async_context(
                 open_link(
-                    endpoint,
+                    self._connector,
                     scripts=load_scripts(),
                     options=options,
                     on_state=self._on_link_state,
@@ -139,7 +140,7 @@ class Worker:
             )
             others = [
                 await links.enter_async_context(
-                    open_link(endpoint, scripts=load_scripts(), options=options)
+                    open_link(self._connector, scripts=load_scripts(), options=options)
                 )
                 for _ in range(_LANES - 1)
             ]
