@@ -38,22 +38,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-import attrs
 import structlog
 
 from worker_core._bullmq.queue import Queue
 from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
-from worker_core._runtime.admission import Admission
-from worker_core._runtime.backoffs import Backoffs
+from worker_core._runtime.assembly import Assembly
 from worker_core._runtime.consumer import Consumer
-from worker_core._runtime.context import Surroundings, view_of
-from worker_core._runtime.execution import Execution, RunParts
 from worker_core._runtime.feeds import Feed, open_feed
-from worker_core._runtime.observers import notifier
 from worker_core._runtime.progress import ProgressPump
 from worker_core._runtime.services import ServiceSurroundings, supervise
-from worker_core._runtime.settlement import Settler
 from worker_core._runtime.status import Status, engine_check, queue_check, redis_check
 from worker_core._runtime.stop import Stop
 from worker_core._runtime.sweeper import sweep_stalled
@@ -240,7 +234,7 @@ class Worker:
                         max_stalled_count=config.max_stalled_count,
                     )
                     keepers.start_soon(self._guarded, sweep)
-                await self._run_plugins(link, feeds, task_status)
+                await self._run_plugins(feeds, task_status)
                 keepers.cancel_scope.cancel()
 
     async def _measure_depth(self, queue: Queue) -> None:
@@ -252,9 +246,7 @@ class Worker:
             loaded |= await host.loaded_models()
         self.metrics.models_loaded(len(loaded))
 
-    async def _run_plugins(
-        self, link: Link, feeds: list[Feed], task_status: TaskStatus[None]
-    ) -> None:
+    async def _run_plugins(self, feeds: list[Feed], task_status: TaskStatus[None]) -> None:
         """The level of engine and job types, and in it that of the loads."""
         # One scope around all of it, not one for each part: what is entered here may open scopes of
         # its own, which must not outlive the one that they were opened in.
@@ -265,7 +257,8 @@ class Worker:
                     await self._enter_plugins(entered)
                 level.deadline = math.inf
                 async with anyio.create_task_group() as loads:
-                    consumers = self._consumers(link, feeds, loads)
+                    consumers = self._assembly(loads).consumers(feeds)
+                    self.status.consumers = tuple(consumers)
                     await self._consume(feeds, consumers, task_status)
                     loads.cancel_scope.cancel()
                 level.deadline = anyio.current_time() + _CLOSE_SECONDS
@@ -273,6 +266,17 @@ class Worker:
             if not self._stop.requested.is_set():
                 raise PluginError("*", f"engine or job types did not start in {_START_SECONDS:g} s")
             _log.error("engine or job types were cut off as the worker stopped")
+
+    def _assembly(self, loads: TaskGroup) -> Assembly:
+        return Assembly(
+            settings=self._settings,
+            composition=self._composition,
+            metrics=self.metrics,
+            pump=self._pump,
+            lanes=self._lanes,
+            loads=loads,
+            may_fetch=lambda: not self._stop.requested.is_set(),
+        )
 
     async def _enter_plugins(self, entered: AsyncExitStack) -> None:
         engine = self._composition.engine
@@ -282,65 +286,6 @@ class Worker:
             self.status.add_gauge(partial(self._measure_models, engine))
         for job_type in self._composition.job_types:
             await entered.enter_async_context(job_type)
-
-    def _consumers(self, link: Link, feeds: list[Feed], loads: TaskGroup) -> list[Consumer]:
-        engine = self._composition.engine
-        worker = self._settings.worker
-        parts = RunParts(
-            worker_id=worker.id,
-            metrics=self.metrics,
-            results=self._settings.results,
-            outage_seconds=self._settings.redis.outage_timeout.total_seconds(),
-            max_started_attempts=self._settings.queue.max_started_attempts,
-            log_each_job=self._settings.log.level == "debug",
-        )
-        redis = Redis(link)
-        admission = self._admission(engine, loads) if engine else None
-        notify = notifier(self._composition.observers)
-
-        def execution(feed: Feed, lane: Link) -> Execution:
-            # All that a job sends goes one way: its progress must not come after its end.
-            queue = attrs.evolve(feed.queue, link=lane)
-            return Execution(
-                job_type=feed.job_type,
-                around=Surroundings(
-                    job_type=feed.job_type.name,
-                    express=feed.spec.express,
-                    queue=queue,
-                    keeper=feed.keeper,
-                    redis=redis,
-                    admission=admission,
-                    pump=self._pump,
-                    notify=notify,
-                ),
-                settler=Settler(
-                    queue,
-                    lambda: not self._stop.requested.is_set(),
-                    backoffs=Backoffs(
-                        self._composition.backoffs,
-                        partial(view_of, queue=queue.keys.name, job_type=feed.job_type.name),
-                    ),
-                    max_started=self._settings.queue.max_started_attempts,
-                ),
-                parts=parts,
-            )
-
-        consumers = [
-            Consumer(
-                queue=feed.queue,
-                executions=[execution(feed, lane) for lane in self._lanes],
-                concurrency=feed.spec.concurrency or worker.concurrency,
-            )
-            for feed in feeds
-        ]
-        self.status.consumers = tuple(consumers)
-        return consumers
-
-    def _admission(self, engine: Engine, loads: TaskGroup) -> Admission:
-        worker = self._settings.worker
-        return Admission(
-            engine, loads, max_wait=worker.max_wait, engine_patience=worker.engine_patience
-        )
 
     async def _consume(
         self, feeds: list[Feed], consumers: list[Consumer], task_status: TaskStatus[None]

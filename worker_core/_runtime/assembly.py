@@ -1,0 +1,106 @@
+"""Putting the consumers of a worker together from its settings, its plugins and its links."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+
+from worker_core._runtime.admission import Admission
+from worker_core._runtime.backoffs import Backoffs
+from worker_core._runtime.consumer import Consumer
+from worker_core._runtime.context import Surroundings, view_of
+from worker_core._runtime.execution import Execution, RunParts
+from worker_core._runtime.observers import notifier
+from worker_core._runtime.settlement import Settler
+from worker_core.redis import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from worker_core._observe.metrics import WorkerMetrics
+    from worker_core._runtime.feeds import Feed
+    from worker_core._runtime.plugins import Composition
+    from worker_core._runtime.progress import ProgressPump
+    from worker_core.config import CoreSettings
+    from worker_core.redis import Link
+
+__all__ = ["Assembly"]
+
+
+@attrs.frozen(kw_only=True)
+class Assembly:
+    """What consumers are made of. `lanes` are the links that the slots share, the first the main one."""
+
+    settings: CoreSettings
+    composition: Composition
+    metrics: WorkerMetrics
+    pump: ProgressPump
+    lanes: Sequence[Link]
+    loads: TaskGroup
+    """Where models are loaded: no job's end stops that."""
+    may_fetch: Callable[[], bool]
+    """Whether a finish may bring the next job."""
+
+    def consumers(self, feeds: Sequence[Feed]) -> list[Consumer]:
+        """Return a consumer for each feed."""
+        settings, composition = self.settings, self.composition
+        parts = RunParts(
+            worker_id=settings.worker.id,
+            metrics=self.metrics,
+            results=settings.results,
+            outage_seconds=settings.redis.outage_timeout.total_seconds(),
+            max_started_attempts=settings.queue.max_started_attempts,
+            log_each_job=settings.log.level == "debug",
+        )
+        redis = Redis(self.lanes[0])
+        admission = self._admission()
+        notify = notifier(composition.observers)
+
+        def execution(feed: Feed, lane: Link) -> Execution:
+            # All that a job sends goes one way: its progress must not come after its end.
+            queue = attrs.evolve(feed.queue, link=lane)
+            name = feed.job_type.name
+            return Execution(
+                job_type=feed.job_type,
+                around=Surroundings(
+                    job_type=name,
+                    express=feed.spec.express,
+                    queue=queue,
+                    keeper=feed.keeper,
+                    redis=redis,
+                    admission=admission,
+                    pump=self.pump,
+                    notify=notify,
+                ),
+                settler=Settler(
+                    queue,
+                    self.may_fetch,
+                    backoffs=Backoffs(
+                        composition.backoffs,
+                        partial(view_of, queue=queue.keys.name, job_type=name),
+                    ),
+                    max_started=settings.queue.max_started_attempts,
+                ),
+                parts=parts,
+            )
+
+        return [
+            Consumer(
+                queue=feed.queue,
+                executions=[execution(feed, lane) for lane in self.lanes],
+                concurrency=feed.spec.concurrency or settings.worker.concurrency,
+            )
+            for feed in feeds
+        ]
+
+    def _admission(self) -> Admission | None:
+        worker, engine = self.settings.worker, self.composition.engine
+        if engine is None:
+            return None
+        return Admission(
+            engine, self.loads, max_wait=worker.max_wait, engine_patience=worker.engine_patience
+        )
