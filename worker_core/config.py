@@ -14,10 +14,13 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import attrs
 from attrs.validators import ge, gt
+
+if TYPE_CHECKING:
+    from worker_core.redis import Endpoint
 
 __all__ = [
     "EnvUnit",
@@ -128,6 +131,10 @@ class WorkerSettings:
     """How long the event loop may hang before the watchdog says where."""
 
 
+def _asks_for_tls(url: str) -> bool:
+    return url.lower().startswith(("rediss:", "rediss+", "valkeys:", "valkeys+"))
+
+
 @attrs.frozen(kw_only=True)
 class RedisSettings:
     """`[redis]`: where the queues are, and how long its silence is borne."""
@@ -137,10 +144,41 @@ class RedisSettings:
     url: str = setting("redis://127.0.0.1:6379", env="REDIS_URL")
     password: str | None = setting(None, env="REDIS_PASSWORD", secret=True)
     """Replaces the URL's own."""
+    tls_ca: str | None = setting(None)
+    """A PEM file of the authorities to trust in place of the system's, for a URL with TLS."""
+    tls_cert: str | None = setting(None)
+    """A PEM file with a certificate of our own, for servers that want one."""
+    tls_key: str | None = setting(None)
+    """Its key, where that is not in the same file."""
+    sentinel_username: str | None = setting(None)
+    """Sentinels have users of their own; those of the URL are for the servers."""
+    sentinel_password: str | None = setting(None, env="REDIS_SENTINEL_PASSWORD", secret=True)
     reply_timeout: timedelta = setting(timedelta(seconds=10), validator=longer_than_zero)
     start_timeout: timedelta = setting(timedelta(seconds=60), validator=longer_than_zero)
     outage_timeout: timedelta = setting(timedelta(minutes=2), validator=longer_than_zero)
     """How long a finished job waits for a lost Redis to come back before it is given up."""
+
+    def endpoint(self) -> Endpoint:
+        """Return where the queues are; raises `ConfigError`."""
+        # Only here: every plugin imports this module, and not all that reads settings connects.
+        from worker_core.redis import Endpoint, Login, TLSFiles  # noqa: PLC0415
+
+        files = TLSFiles(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
+        return Endpoint.from_url(
+            self.url,
+            password=self.password,
+            tls=None if files == TLSFiles() else files,
+            sentinel=Login(username=self.sentinel_username, password=self.sentinel_password),
+        )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, message) for combinations that cannot work."""
+        if self.tls_key is not None and self.tls_cert is None:
+            yield "tls_key", "is of no use without tls_cert"
+        for name in ("tls_ca", "tls_cert", "tls_key"):
+            # Nobody who names one means to speak in the clear.
+            if getattr(self, name) is not None and not _asks_for_tls(self.url):
+                yield name, "is for a URL with TLS: begin url with rediss"
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from tests._runtime.layers import configure, faults_of, shown
 from worker_core._runtime.sources import Layers
 from worker_core.config import EnvUnit, setting
 from worker_core.errors import ConfigError
+from worker_core.job import RateLimit
 from worker_core.testing.workers import plugin_under_test
 
 NO_ENGINE = {"worker": {"engine": "none"}}
@@ -533,3 +534,32 @@ def test_any_sources_are_taken_or_refused_with_faults(
         attrs.validate(configuration.plugins[0][1])  # type: ignore[arg-type]
         return
     assert all(fault.path.startswith("plugins.kinds") and fault.source for fault in faults)
+
+
+def chat_queue(limit: object) -> dict[str, Any]:
+    queues = [{"name": "llm-chat", "limit": limit}]
+    return {"worker": {"plugins": ["chat"]}, "plugins": {"chat": {"queues": queues}}}
+
+
+def test_a_queue_may_have_a_limit() -> None:
+    found = shown(configure(chat_queue({"max": 10, "duration": "1s"})))
+    [spec], _ = found["plugins.chat.queues"]
+    assert spec.limit == RateLimit(max=10, duration=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "said"),
+    [
+        ({"max": 10}, "duration", "missing"),
+        ({"duration": "1s"}, "max", "missing"),
+        ({"max": 0, "duration": "1s"}, "max", "must be >= 1"),
+        ({"max": 1, "duration": "0s"}, "duration", "from a millisecond"),
+        ({"max": 1, "duration": 1000}, "duration", "expected a duration"),
+        ({"max": 1, "duration": "1s", "per": "job"}, "per", "unknown key"),
+    ],
+)
+def test_half_a_limit_is_refused_at_start(limit: object, path: str, said: str) -> None:
+    """BullMQ's script would fail on it after it has taken a job."""
+    [fault] = faults_of(chat_queue(limit)).values()
+    assert fault.path == f"plugins.chat.queues[0].limit.{path}"
+    assert said in fault.message

@@ -76,21 +76,22 @@ async def test_a_failure_after_close_began_is_recorded(valkey, node, attempts, s
 
 @peer("locks are extended during close")
 async def test_a_lock_is_renewed_while_the_worker_closes(valkey, node):
-    ledger = Ledger()
+    closing, other = Ledger(), Ledger()
     events = await node.listen(PROBE)
     settings = {"queue": {**SHORT_LOCKS, "stalled_interval": "200ms"}}
-    # The second worker would notice a lock that runs out, and take the job.
+    # The other worker would notice a lock that runs out, and take the job.
     async with (
-        running(valkey.url, probe(Ledger()), settings),
-        running(valkey.url, probe(ledger), settings) as one,
+        running(valkey.url, probe(other), settings),
+        running(valkey.url, probe(closing), settings) as one,
     ):
         ids = await node.add(PROBE, *[{"data": {"seconds": 2.5}}] * 8)
-        await eventually_async(lambda: ledger.began)
+        await eventually_async(lambda: closing.began)
         await one.stop(within=6)
         for job_id in ids:
             await events.wait_for("completed", job_id)
     assert events.of("stalled") == []
-    assert len(events.of("active")) == len(ids)
+    assert sorted(closing.began + other.began) == sorted(ids)
+    assert closing.ended == closing.began
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ class MemoryServer:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.endpoint = Endpoint(host="memory")
+        self.prefix: str | None = None
         self.received: list[tuple[bytes, ...]] = []
         self.pings = 0
         self.dials: list[float] = []

@@ -147,9 +147,7 @@ def _client(config: Path | None, prefix: str | None, redis_url: str | None) -> I
     """Connect; end the command with words for whatever goes wrong."""
     place = place_of(config, prefix, redis_url)
     try:
-        with SyncClient(
-            place.url, password=place.password, prefix=place.prefix, patience=_PATIENCE
-        ) as client:
+        with SyncClient(place.endpoint, prefix=place.prefix, patience=_PATIENCE) as client:
             yield client
     except ConfigError as error:
         refuse(error)

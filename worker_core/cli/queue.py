@@ -28,7 +28,6 @@ from worker_core.client.flows import Command
 from worker_core.client.plain_link import PlainLink
 from worker_core.durations import format_duration
 from worker_core.errors import ConfigError, RedisError, ReplyError
-from worker_core.redis import Endpoint
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -105,8 +104,7 @@ def stats(
 def _link(place: Place) -> Iterator[PlainLink]:
     """Open a link; end the command with words for whatever goes wrong."""
     try:
-        endpoint = Endpoint.from_url(place.url, password=place.password)
-        link = PlainLink(endpoint, reply_timeout=_REPLY_SECONDS)
+        link = PlainLink(place.endpoint, prefix=place.prefix, reply_timeout=_REPLY_SECONDS)
     except ConfigError as error:
         refuse(error)
     try:

@@ -13,19 +13,26 @@ from worker_core.config import QueueSettings, RedisSettings
 from worker_core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from worker_core.redis import Endpoint
 
 __all__ = ["Place", "place_of", "redis_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_ADDRESS = (
+    *("url", "password", "tls_ca", "tls_cert", "tls_key"),
+    *("sentinel_username", "sentinel_password"),
+)
+"""What of `[redis]` says where the queues are."""
 
 
 @attrs.frozen
 class Place:
     """Where the queues are."""
 
-    url: str
-    password: str | None
+    endpoint: Endpoint
     prefix: str
 
 
@@ -53,14 +60,29 @@ def place_of(config: Path | None, prefix: str | None, redis_url: str | None) -> 
     flags = {"redis.url": redis_url, "queue.prefix": prefix}
     layers, faults = Layers.read(config, flags=flags)
     # Faults in other settings are the worker's business: these tables hold more than is used here.
-    redis = layers.table(RedisSettings.TABLE, RedisSettings, []).values
-    queue = layers.table(QueueSettings.TABLE, QueueSettings, []).values
-    url = redis.get("url", RedisSettings().url)
-    password = redis.get("password")
-    chosen_prefix = queue.get("prefix", QueueSettings().prefix)
-    for path, value in (("redis.url", url), ("queue.prefix", chosen_prefix)):
-        if not isinstance(value, str) or not value:
-            faults.append(Fault(path, "expected text", layers.file_name))
-    if faults:
-        refuse(ConfigError(faults))
-    return Place(str(url), None if password is None else str(password), str(chosen_prefix))
+    chosen = layers.table(QueueSettings.TABLE, QueueSettings, []).values
+    prefix = _text(chosen, "prefix", QueueSettings().prefix)
+    if not prefix:
+        faults.append(Fault("queue.prefix", "expected text", layers.file_name))
+    table = layers.table(RedisSettings.TABLE, RedisSettings, []).values
+    texts = {name: _text(table, name, getattr(RedisSettings(), name)) for name in _ADDRESS}
+    faults.extend(
+        Fault(f"redis.{name}", "expected text", layers.file_name)
+        for name in _ADDRESS
+        if texts[name] is None and table.get(name) is not None
+    )
+    given: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
+    settings = RedisSettings(**given)
+    faults.extend(Fault(f"redis.{name}", message) for name, message in settings.check())
+    try:
+        if faults:
+            raise ConfigError(faults)
+        return Place(settings.endpoint(), str(prefix))
+    except ConfigError as error:
+        refuse(error)
+
+
+def _text(table: Mapping[str, object], name: str, default: str | None) -> str | None:
+    """Return a setting's text; `None` for what is none."""
+    value = table.get(name, default)
+    return value if isinstance(value, str) and value else None

@@ -14,13 +14,13 @@ from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind
 from worker_core._bullmq.scripts import load_script
 from worker_core.client import flows
-from worker_core.client.defaults import PATIENCE, POLL
+from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
 from worker_core.client.submission import prepare
 from worker_core.client.view import JobRef, JobView
 from worker_core.client.watching import Watches
 from worker_core.errors import RedisUnavailable, ReplyLost
-from worker_core.redis import Endpoint, open_link
+from worker_core.redis import connector_to, open_link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from worker_core.client.result import Result
     from worker_core.client.watching import Events
     from worker_core.engine import JSON
-    from worker_core.redis import Link
+    from worker_core.redis import Endpoint, Link
 
 __all__ = ["Client", "open_client"]
 
@@ -55,7 +55,7 @@ class Client:
         self._prefix = prefix
         self._patience = patience.total_seconds()
         self._poll = poll.total_seconds()
-        self._watches = Watches(tasks, link.endpoint, self._run)
+        self._watches = Watches(tasks, link.connector, self._run)
 
     async def submit(
         self,
@@ -160,7 +160,7 @@ class Client:
 
 @asynccontextmanager
 async def open_client(
-    url: str,
+    url: str | Endpoint,
     *,
     password: str | None = None,
     prefix: str = "bull",
@@ -169,16 +169,18 @@ async def open_client(
 ) -> AsyncIterator[Client]:
     """Open a client for the length of the context: `async with open_client(url) as client`.
 
+    `url` is what a worker's `redis.url` may be; where files for TLS or a login for Sentinels belong
+    to it, it is an `Endpoint.from_url(...)`.
     `patience` is how long an outage is waited out, at the start and later; `poll` how often a
     job that is waited for is asked for, beside the queue's own events. Raises `ConfigError` for
     a URL that is none, and `RedisUnavailable`.
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("open_client runs on trio; elsewhere use SyncClient, in a thread")
-    endpoint = Endpoint.from_url(url, password=password, name="url")
+    connector = connector_to(endpoint_of(url, password), prefix=prefix, name="prefix")
     scripts = tuple(load_script(name) for name in PRODUCER_SCRIPTS)
     failure: Exception | None = None
-    async with open_link(endpoint, scripts=scripts) as link:
+    async with open_link(connector, scripts=scripts) as link:
         await link.wait_connected(within=patience.total_seconds())
         async with anyio.create_task_group() as tasks:
             try:

@@ -11,12 +11,12 @@ import attrs
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind, read_stream
 from worker_core.client import flows
-from worker_core.client.defaults import PATIENCE, POLL
+from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
 from worker_core.client.plain_link import PlainLink
 from worker_core.client.submission import prepare
 from worker_core.errors import RedisUnavailable, ReplyLost
-from worker_core.redis import Endpoint
+from worker_core.redis import WrongServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from worker_core.client.result import Result
     from worker_core.client.view import JobRef, JobView
     from worker_core.engine import JSON
+    from worker_core.redis import Endpoint
 
 __all__ = ["SyncClient"]
 
@@ -52,26 +53,27 @@ class _Wait:
 class SyncClient:
     """Submits jobs and waits for their results: `with SyncClient(url) as client`.
 
-    What `Client` does and raises, in the calling thread; one client may serve many threads.
+    What `Client` does and raises, in the calling thread; one client may serve many threads. `url`
+    is as for `open_client`.
     Entering raises `RedisUnavailable` where there is no server, making it `ConfigError` for a URL
     that is none.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Endpoint,
         *,
         password: str | None = None,
         prefix: str = "bull",
         patience: timedelta = PATIENCE,
         poll: timedelta = POLL,
     ) -> None:
-        endpoint = Endpoint.from_url(url, password=password, name="url")
+        endpoint = endpoint_of(url, password)
         self._prefix = prefix
         self._patience = patience.total_seconds()
         self._poll = poll.total_seconds()
         # A blocking read is answered after its block time at the latest.
-        self._link = PlainLink(endpoint, reply_timeout=self._poll + self._patience)
+        self._link = PlainLink(endpoint, prefix=prefix, reply_timeout=self._poll + self._patience)
 
     def __enter__(self) -> Self:
         try:
@@ -166,7 +168,7 @@ class SyncClient:
                 return self._link.carry(step)
             except (RedisUnavailable, ReplyLost) as error:
                 lost = isinstance(error, ReplyLost) and not repeat
-                if lost or time.monotonic() + pause >= give_up_at:
+                if lost or isinstance(error, WrongServer) or time.monotonic() + pause >= give_up_at:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

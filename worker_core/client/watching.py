@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from worker_core._bullmq.keys import QueueKeys
     from worker_core.client.flows import Flow
-    from worker_core.redis import BlockingLink, Endpoint
+    from worker_core.redis import BlockingLink, Connector
 
     Events: TypeAlias = MemoryObjectReceiveStream[QueueEvent]
 
@@ -44,11 +44,11 @@ class Watches:
     def __init__(
         self,
         tasks: TaskGroup,
-        endpoint: Endpoint,
+        connector: Connector,
         ask: Callable[[Flow[bytes]], Awaitable[bytes]],
     ) -> None:
         self._tasks = tasks
-        self._endpoint = endpoint
+        self._connector = connector
         self._ask = ask
         self._watches: dict[str, _Watch] = {}
 
@@ -62,7 +62,7 @@ class Watches:
         """
         watch = self._watches.get(keys.base)
         if watch is None or watch.ended:
-            watch = self._watches[keys.base] = _Watch(keys, self._endpoint, self._ask)
+            watch = self._watches[keys.base] = _Watch(keys, self._connector, self._ask)
             self._tasks.start_soon(watch.run)
         # Without a bound, for the reader must not wait for a waiter; one reads its own at once.
         send, receive = anyio.create_memory_object_stream[QueueEvent](math.inf)
@@ -78,11 +78,11 @@ class _Watch:
     def __init__(
         self,
         keys: QueueKeys,
-        endpoint: Endpoint,
+        connector: Connector,
         ask: Callable[[Flow[bytes]], Awaitable[bytes]],
     ) -> None:
         self._keys = keys
-        self._endpoint = endpoint
+        self._connector = connector
         self._ask = ask
         self._waiting: dict[str, list[MemoryObjectSendStream[QueueEvent]]] = {}
         self._scope = anyio.CancelScope()
@@ -112,7 +112,7 @@ class _Watch:
     async def run(self) -> None:
         """Read until the scope ends, through every outage."""
         with self._scope:
-            async with open_blocking_link(self._endpoint) as link:
+            async with open_blocking_link(self._connector) as link:
                 while True:
                     try:
                         await self._read(link)

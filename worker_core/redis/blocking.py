@@ -13,7 +13,7 @@ from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost
 from worker_core.redis.connection import BROKEN, REFUSALS, Connection, connect, describe
 from worker_core.redis.endpoint import Endpoint
 from worker_core.redis.options import LinkOptions
-from worker_core.redis.topology import Connector, DirectConnector
+from worker_core.redis.topology import Connector, connector_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -140,7 +140,7 @@ async def open_blocking_link(
 
     `name` is what CLIENT LIST shows, set anew on each connect.
     """
-    connector = DirectConnector(endpoint) if isinstance(endpoint, Endpoint) else endpoint
+    connector = connector_to(endpoint) if isinstance(endpoint, Endpoint) else endpoint
     link = BlockingLink(connector, name=name, options=options or LinkOptions())
     try:
         yield link

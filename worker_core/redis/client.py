@@ -67,7 +67,7 @@ class Redis:
         `block` is how long, in seconds, the server holds one read.
         """
         start = after if after is not None else await self._last_id(key)
-        async with open_blocking_link(self._link.endpoint) as link:
+        async with open_blocking_link(self._link.connector) as link:
             yield StreamReader(link, key, start, block=block, patience=patience)
 
     async def _last_id(self, key: str | bytes) -> str | bytes:

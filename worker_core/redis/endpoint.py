@@ -1,133 +1,121 @@
-"""Where a server is and how to introduce oneself: a URL, taken apart and checked."""
+"""Where the queues' server is, or how it is found, and how to introduce oneself to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from worker_core.errors import ConfigError, Fault
-
 if TYPE_CHECKING:
-    from typing import Self
+    from worker_core.redis.tls import TLSFiles
 
-__all__ = ["Endpoint"]
-
-_TCP_SCHEMES = frozenset({"redis", "valkey"})
-_UNIX_SCHEMES = frozenset({"unix", "redis+unix", "valkey+unix"})
-_TLS_SCHEMES = frozenset({"rediss", "valkeys"})
-_FORMS = "redis://[user:password@]host[:6379][/0] or unix:///path/to/socket[?db=0]"
-_ENCODING_HINT = (
-    "special characters in a password (/ ? # [ ] % and others) must be percent-encoded, or the"
-    " password given apart, as REDIS_PASSWORD"
-)
+__all__ = ["Address", "ClusterNodes", "Endpoint", "Guides", "Login", "Sentinels"]
 
 
 def _mask(value: str | None) -> str:
     return "None" if value is None else "'***'"
 
 
+@attrs.frozen
+class Address:
+    """A host and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@attrs.frozen(kw_only=True)
+class Login:
+    """A user and a password; a user of `None` is the server's default user."""
+
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=_mask)
+
+
+@attrs.frozen(kw_only=True)
+class Sentinels:
+    """Sentinels, and the name by which they watch over the primary; they have a login of their own."""
+
+    addresses: tuple[Address, ...]
+    service: str
+    login: Login = Login()
+
+
+@attrs.frozen(kw_only=True)
+class ClusterNodes:
+    """Nodes of a Cluster that are asked first; they name all others."""
+
+    addresses: tuple[Address, ...]
+
+
+Guides: TypeAlias = Sentinels | ClusterNodes
+
+
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """One server: TCP (`host`, `port`) or, when `path` is set, a Unix socket; `str()` hides the password."""
+    """One server: TCP (`host`, `port`), a Unix socket (`path`), or what `guides` lead to.
+
+    `str()` is the URL without the password.
+    """
 
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
     """The Unix socket; host and port mean nothing when it is set."""
+    guides: Guides | None = None
+    """Who knows the server; host and port mean nothing when it is set."""
     username: str | None = None
     """The ACL user; `None` is the server's default user."""
     password: str | None = attrs.field(default=None, repr=_mask)
     db: int = 0
+    tls: TLSFiles | None = None
+    """`None`: no TLS. Sentinels and the nodes of a Cluster are spoken to in the same way."""
 
-    @classmethod
-    def from_url(cls, url: str, *, password: str | None = None, name: str = "redis.url") -> Self:
+    @staticmethod
+    def from_url(
+        url: str,
+        *,
+        password: str | None = None,
+        tls: TLSFiles | None = None,
+        sentinel: Login | None = None,
+        name: str = "redis.url",
+    ) -> Endpoint:
         """Take a URL apart; `password`, if given, replaces the URL's own.
 
-        `name` is what the setting is called in messages. Raises `ConfigError` with the faults
-        of the URL. A special character in a password makes its rest the port, path, query or
-        fragment, so no message quotes any of these, and nothing behind a wrong port is judged.
+        `tls` are the files for a URL that asks for TLS; `sentinel` is how to sign in to Sentinels.
+        `name` is what the setting is called in messages. Raises `ConfigError` with the faults of
+        the URL.
         """
-        faults: list[str] = []
-        parts = _split(url, faults)
-        fields = cls()
-        if parts is not None:
-            own_password = None if parts.password is None else unquote(parts.password)
-            fields = attrs.evolve(
-                fields,
-                username=unquote(parts.username) if parts.username else None,
-                password=own_password if password is None else password,
-                db=_database(parts, faults),
-            )
-            if parts.scheme in _UNIX_SCHEMES:
-                fields = attrs.evolve(fields, path=_socket_path(parts, faults))
-            else:
-                fields = attrs.evolve(
-                    fields, host=parts.hostname or "localhost", port=parts.port or 6379
-                )
-        if faults:
-            raise ConfigError([Fault(name, fault) for fault in faults])
-        return fields
+        # Only here: it makes what this module declares.
+        from worker_core.redis.urls import parse_url  # noqa: PLC0415
+
+        endpoint = parse_url(url, tls=tls, sentinel=sentinel, name=name)
+        return endpoint if password is None else attrs.evolve(endpoint, password=password)
+
+    @property
+    def address(self) -> Address:
+        """Host and port."""
+        return Address(self.host, self.port)
+
+    def at(self, address: Address) -> Endpoint:
+        """Return one server of those that the guides know, introduced to in the same way."""
+        return attrs.evolve(self, host=address.host, port=address.port, path=None, guides=None)
 
     def __str__(self) -> str:
         user = f"{self.username}@" if self.username else ""
         if self.path is not None:
             return f"unix://{user}{self.path}?db={self.db}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"redis://{user}{host}:{self.port}/{self.db}"
-
-
-def _split(url: str, faults: list[str]) -> SplitResult | None:
-    """The URL's parts, or `None` and a fault where its form is not one of ours."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may quote the password
-        faults.append(f"not a URL: expected {_FORMS}; {_ENCODING_HINT}")
-        return None
-    if parts.scheme in _TLS_SCHEMES:
-        faults.append(
-            f"{parts.scheme}:// asks for TLS, which is not supported yet: use redis:// on a"
-            " trusted network, or a TLS tunnel (stunnel, spiped, a service mesh)"
-        )
-        return None
-    # "localhost:6379" parses as the scheme "localhost"; what was meant is said by the forms.
-    if parts.scheme not in _TCP_SCHEMES | _UNIX_SCHEMES or not url.startswith(f"{parts.scheme}://"):
-        scheme = repr(parts.scheme) if url.startswith(f"{parts.scheme}://") else "none"
-        faults.append(f"scheme {scheme} is not known: expected {_FORMS}")
-        return None
-    if parts.scheme in _TCP_SCHEMES and not _has_good_port(parts):
-        faults.append(f"the port is not a number from 1 to 65535; {_ENCODING_HINT}")
-        return None
-    return parts
-
-
-def _has_good_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False
-
-
-def _socket_path(parts: SplitResult, faults: list[str]) -> str:
-    # Whatever stands between the slashes and the path is taken for a host: unix://run/x.sock.
-    if parts.hostname or not parts.path.strip("/"):
-        faults.append("a socket needs an absolute path with three slashes: unix:///path/to/socket")
-    return unquote(parts.path)
-
-
-def _database(parts: SplitResult, faults: list[str]) -> int:
-    """The database's number: `?db=` or, for TCP, the path."""
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    of_path = "" if parts.scheme in _UNIX_SCHEMES else parts.path.strip("/")
-    text = query.pop("db", of_path)
-    if query:
-        faults.append(f"the only option known behind the ? is db; {_ENCODING_HINT}")
-    if parts.fragment:
-        faults.append(f"nothing may follow a #; {_ENCODING_HINT}")
-    if not text:
-        return 0
-    if text.isascii() and text.isdigit():
-        return int(text)
-    faults.append(f"the database must be a number from 0, as in /0 or ?db=0; {_ENCODING_HINT}")
-    return 0
+        scheme = "redis" if self.tls is None else "rediss"
+        match self.guides:
+            case Sentinels(addresses=addresses, service=service):
+                hosts = ",".join(map(str, addresses))
+                return f"{scheme}+sentinel://{user}{hosts}/{service}/{self.db}"
+            case ClusterNodes(addresses=addresses):
+                hosts = ",".join(map(str, addresses))
+                return f"{scheme}+cluster://{user}{hosts}/{self.db}"
+            case None:
+                return f"{scheme}://{user}{self.address}/{self.db}"

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from worker_core.errors import LinkClosed, RedisError, RedisUnavailable
+from worker_core.redis.cluster import WrongServer
 from worker_core.redis.connection import connect
 from worker_core.redis.endpoint import Endpoint
 from worker_core.redis.options import LinkOptions
@@ -19,7 +20,7 @@ from worker_core.redis.outbox import Call, Outbox
 from worker_core.redis.resp import Arg, Head, Reply, pack
 from worker_core.redis.script import Script, ScriptHead
 from worker_core.redis.session import Session
-from worker_core.redis.topology import Connector, DirectConnector
+from worker_core.redis.topology import Connector, connector_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -48,8 +49,8 @@ class Link:
 
     An outage is waited out: a call that was not yet sent is sent after the reconnect, one that
     was sent and not answered raises `ReplyLost`, and nothing is sent twice unless the server
-    said that it did not execute it (NOSCRIPT, READONLY, LOADING, MASTERDOWN). Bound the wait of
-    a call with a cancel scope; cancelling withdraws a call that was not sent, but one that was
+    said that it did not execute it (NOSCRIPT, READONLY, LOADING, MASTERDOWN, and in a Cluster
+    MOVED and its like). Bound the wait of a call with a cancel scope; cancelling withdraws a call that was not sent, but one that was
     sent may still be executed. Commands that change the connection itself (SELECT, MULTI,
     SUBSCRIBE, CLIENT REPLY) or block are not for a link that is shared.
     """
@@ -74,6 +75,12 @@ class Link:
         self._closed = False
         self._reason: str | None = "not connected yet"
         self._connects = 0
+        self._hopeless = False
+
+    @property
+    def connector(self) -> Connector:
+        """How the server is found; other links get to the same one by it."""
+        return self._connector
 
     @property
     def endpoint(self) -> Endpoint:
@@ -138,10 +145,15 @@ class Link:
         self._drop_or_queue(Call(head.pack(args), script))
 
     async def wait_connected(self, *, within: float) -> None:
-        """Return once there is a connection; raises `RedisUnavailable` after `within` seconds."""
+        """Return once there is a connection; raises `RedisUnavailable` after `within` seconds.
+
+        At once where the first server that answered is one that will never do.
+        """
         with anyio.move_on_after(within):
             while not self.is_connected:
                 self._refuse_if_closed()
+                if self._hopeless:
+                    raise WrongServer(f"{self.endpoint} cannot be used: {self._reason}")
                 await self._changed.wait()
             return
         raise RedisUnavailable(
@@ -192,6 +204,8 @@ class Link:
                     doubted=refusal is not None,
                 )
             except RedisUnavailable as error:
+                # Later it may be a mistake in the midst of a failover, which passes.
+                self._hopeless = isinstance(error, WrongServer) and not self._connects
                 self._disconnected(str(error))
             else:
                 session = await self._serve(connection)
@@ -269,7 +283,7 @@ async def open_link(
     and `on_state` hears of each change. At the end, calls not yet sent raise `LinkClosed`, sent
     ones `ReplyLost`, after at most `options.close_timeout` seconds for what can still be carried.
     """
-    connector = DirectConnector(endpoint) if isinstance(endpoint, Endpoint) else endpoint
+    connector = connector_to(endpoint) if isinstance(endpoint, Endpoint) else endpoint
     link = Link(
         connector, scripts=scripts, options=options or LinkOptions(), name=name, on_state=on_state
     )

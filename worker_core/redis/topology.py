@@ -1,32 +1,35 @@
-"""Which server a link talks to, and how it gets there.
+"""Which server a link talks to, and how it gets there: at once, by Sentinels, or in a Cluster.
 
-The seam for everything beyond one plain server. TLS wraps the stream that `dial` returns;
-Sentinel asks where the primary is before each `dial` and checks its role in `confirm`; Cluster
-dials the node that owns the prefix's slot. The link itself knows none of them.
+The link itself knows none of them. It asks its connector anew at each connect, so a failover is
+followed by losing the connection, whatever it was lost by.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import anyio
-from anyio.abc import SocketAttribute
 
 from worker_core.errors import RedisUnavailable, ReplyError
+from worker_core.redis.cluster import OwnerSearcher, probe_keys, read_probe, slot_or_refuse
+from worker_core.redis.connection import BROKEN, connect, describe
+from worker_core.redis.dialling import dial
+from worker_core.redis.endpoint import ClusterNodes, Sentinels
+from worker_core.redis.sentinel import PrimarySearcher, refuse_replica
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
-    from anyio.abc import ByteStream, SocketStream
+    from anyio.abc import ByteStream
 
     from worker_core.redis.endpoint import Endpoint
     from worker_core.redis.resp import Arg, Reply
+    from worker_core.redis.searching import Question, Search, Searcher
 
-__all__ = ["Ask", "Connector", "DirectConnector"]
+__all__ = ["Ask", "Connector", "DirectConnector", "GuidedConnector", "connector_to", "searcher_of"]
 
-# On by default after two hours only; with these a peer that vanished is noticed in a minute.
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_QUESTION_SECONDS = 1.0
+"""What one Sentinel or node gets to connect, and again to answer; the next one may be there."""
 
 
 class Ask(Protocol):
@@ -43,6 +46,10 @@ class Connector(Protocol):
     def endpoint(self) -> Endpoint:
         """The credentials and the database, and what messages call the server."""
 
+    @property
+    def prefix(self) -> str | None:
+        """What the names of all keys begin with; `None` where that is not known."""
+
     async def dial(self) -> ByteStream:
         """Open a stream; raises `OSError` or `RedisUnavailable`. The caller bounds the time."""
 
@@ -54,37 +61,121 @@ class Connector(Protocol):
 
 
 class DirectConnector:
-    """One server at a fixed address, over TCP or a Unix socket."""
+    """One server at a fixed address, over TCP or a Unix socket, with TLS or without."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, prefix: str | None = None) -> None:
         self.endpoint = endpoint
+        self.prefix = prefix
 
     async def dial(self) -> ByteStream:
         """Open the stream."""
-        if self.endpoint.path is not None:
-            return await anyio.connect_unix(self.endpoint.path)
-        stream = await anyio.connect_tcp(self.endpoint.host, self.endpoint.port)
-        _tune(stream)
-        return stream
+        return await dial(self.endpoint)
 
     async def confirm(self, ask: Ask, *, doubted: bool) -> None:
-        """After a refusal, wait until the server is a primary again."""
+        """See that it serves our keys; after a refusal, wait until it is a primary again."""
         # Not asked otherwise: a restricted user may not call ROLE, and each refusal is logged.
-        if not doubted:
-            return
+        if doubted:
+            await _confirm_role(ask)
+        await _confirm_keys(ask, self.prefix, guided=False)
+
+
+class GuidedConnector:
+    """The server that others lead to: Sentinels to the primary, nodes of a Cluster to the owner."""
+
+    def __init__(self, endpoint: Endpoint, searcher: Searcher, *, prefix: str | None) -> None:
+        self.endpoint = endpoint
+        self.prefix = prefix
+        self._searcher = searcher
+
+    async def dial(self) -> ByteStream:
+        """Find the server and open the stream."""
+        found = await _carry(self._searcher.search())
         try:
-            role = await ask("ROLE")
-        except ReplyError:
-            return
-        if isinstance(role, list) and role and role[0] == b"slave":
-            raise RedisUnavailable("the server is a read-only replica")
+            return await dial(found)
+        except (*BROKEN, RedisUnavailable) as error:
+            raise RedisUnavailable(f"{found.address}: {describe(error)}") from error
+
+    async def confirm(self, ask: Ask, *, doubted: bool) -> None:  # noqa: ARG002  # always in doubt
+        """See that it is what it was said to be: who was asked may not know of a failover yet."""
+        await _confirm_role(ask)
+        await _confirm_keys(ask, self.prefix, guided=True)
 
 
-def _tune(stream: SocketStream) -> None:
-    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610  # anyio's, not Django's
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        option: Callable[[], int] | int | None = getattr(socket, name, None)
-        if isinstance(option, int):  # macOS names one of them differently
-            raw.setsockopt(socket.IPPROTO_TCP, option, value)
+def searcher_of(
+    endpoint: Endpoint, *, prefix: str | None, name: str = "queue.prefix"
+) -> Searcher | None:
+    """Return how the server of an endpoint is found; `None`: there is nothing to find.
+
+    Raises `ConfigError` for a Cluster and a `prefix` without a hash tag, which is called `name`.
+    """
+    match endpoint.guides:
+        case None:
+            return None
+        case Sentinels() as sentinels:
+            return PrimarySearcher(endpoint, sentinels)
+        case ClusterNodes() as nodes:
+            return OwnerSearcher(endpoint, nodes, slot_or_refuse(prefix, name=name))
+        case never:
+            assert_never(never)
+
+
+def connector_to(
+    endpoint: Endpoint, *, prefix: str | None = None, name: str = "queue.prefix"
+) -> Connector:
+    """Return the connector for an endpoint and for keys that begin with `prefix`.
+
+    Raises `ConfigError` for files for TLS that cannot be used, and as `searcher_of` does.
+    """
+    if endpoint.tls is not None:
+        endpoint.tls.context()
+    searcher = searcher_of(endpoint, prefix=prefix, name=name)
+    if searcher is None:
+        return DirectConnector(endpoint, prefix=prefix)
+    return GuidedConnector(endpoint, searcher, prefix=prefix)
+
+
+async def _confirm_role(ask: Ask) -> None:
+    try:
+        role = await ask("ROLE")
+    except ReplyError as error:
+        # A restricted user is not told; READONLY will tell.
+        if error.code != "NOPERM":
+            raise
+        return
+    refuse_replica(role)
+
+
+async def _confirm_keys(ask: Ask, prefix: str | None, *, guided: bool) -> None:
+    if prefix is None:
+        return
+    try:
+        await ask(*probe_keys(prefix))
+    except ReplyError as error:
+        read_probe(error, prefix, guided=guided)
+
+
+async def _carry(search: Search) -> Endpoint:
+    """Ask a search's questions until it has found the server."""
+    question = next(search)
+    while True:
+        try:
+            try:
+                reply = await _answer(question)
+            except RedisUnavailable as error:
+                question = search.throw(error)
+            else:
+                question = search.send(reply)
+        except StopIteration as found:
+            endpoint: Endpoint = found.value
+            return endpoint
+
+
+async def _answer(question: Question) -> Reply:
+    connection = await connect(DirectConnector(question.to), timeout=_QUESTION_SECONDS)
+    try:
+        with anyio.fail_after(_QUESTION_SECONDS):
+            return await connection.ask(*question.args)
+    except (*BROKEN, ReplyError) as error:
+        raise RedisUnavailable(describe(error)) from error
+    finally:
+        await connection.close()  # noqa: ASYNC102  # close() shields itself and waits for nothing
