@@ -14,7 +14,6 @@ from worker_core._runtime.context import Surroundings, view_of
 from worker_core._runtime.execution import Execution, RunParts
 from worker_core._runtime.observers import notifier
 from worker_core._runtime.settlement import Settler
-from worker_core.redis import Redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,20 +25,20 @@ if TYPE_CHECKING:
     from worker_core._runtime.plugins import Composition
     from worker_core._runtime.progress import ProgressPump
     from worker_core.config import CoreSettings
-    from worker_core.redis import Link
+    from worker_core.redis import Redis
 
 __all__ = ["Assembly"]
 
 
 @attrs.frozen(kw_only=True)
 class Assembly:
-    """What consumers are made of. `lanes` are the links that the slots share, the first the main one."""
+    """What consumers are made of."""
 
     settings: CoreSettings
     composition: Composition
     metrics: WorkerMetrics
     pump: ProgressPump
-    lanes: Sequence[Link]
+    redis: Redis
     loads: TaskGroup
     """Where models are loaded: no job's end stops that."""
     may_fetch: Callable[[], bool]
@@ -56,14 +55,11 @@ class Assembly:
             max_started_attempts=settings.queue.max_started_attempts,
             log_each_job=settings.log.level == "debug",
         )
-        redis = Redis(self.lanes[0])
         admission = self._admission()
         notify = notifier(composition.observers)
 
-        def execution(feed: Feed, lane: Link) -> Execution:
-            # All that a job sends goes one way: its progress must not come after its end.
-            queue = attrs.evolve(feed.queue, link=lane)
-            name = feed.job_type.name
+        def execution(feed: Feed) -> Execution:
+            queue, name = feed.queue, feed.job_type.name
             return Execution(
                 job_type=feed.job_type,
                 around=Surroundings(
@@ -71,7 +67,7 @@ class Assembly:
                     express=feed.spec.express,
                     queue=queue,
                     keeper=feed.keeper,
-                    redis=redis,
+                    redis=self.redis,
                     admission=admission,
                     pump=self.pump,
                     notify=notify,
@@ -91,7 +87,7 @@ class Assembly:
         return [
             Consumer(
                 queue=feed.queue,
-                executions=[execution(feed, lane) for lane in self.lanes],
+                execution=execution(feed),
                 concurrency=feed.spec.concurrency or settings.worker.concurrency,
             )
             for feed in feeds

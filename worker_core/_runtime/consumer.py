@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from itertools import cycle
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -20,8 +19,6 @@ from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core.errors import RedisError, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.execution import Execution
 
@@ -39,11 +36,10 @@ _CLAIM_IN_DOUBT = "a claim was lost and Redis does not tell whether it brought a
 class Slot:
     """One place of a consumer's concurrency; its token locks one job after the other."""
 
-    __slots__ = ("_job", "_wake", "ended", "execution", "token")
+    __slots__ = ("_job", "_wake", "ended", "token")
 
-    def __init__(self, token: str, execution: Execution) -> None:
+    def __init__(self, token: str) -> None:
         self.token = token
-        self.execution = execution
         self.ended = False
         """Nobody takes jobs here any more."""
         self._job: StoredJob | None = None
@@ -69,16 +65,13 @@ class Consumer:
         self,
         *,
         queue: Queue,
-        executions: Sequence[Execution],
+        execution: Execution,
         concurrency: int,
     ) -> None:
         self._queue = queue
+        self._execution = execution
         worker = uuid4().hex
-        # Slots take the executions in turn: each has a connection of its own.
-        self._slots = [
-            Slot(f"{worker}:{number}", execution)
-            for number, execution in zip(range(concurrency), cycle(executions), strict=False)
-        ]
+        self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
         self._idle: deque[Slot] = deque()
         self._slot_freed = anyio.Event()
         self._marker = MarkerWatch(queue, is_idle=lambda: bool(self._idle))
@@ -142,7 +135,7 @@ class Consumer:
         """
         with trio.CancelScope(shield=True) as shield:
             while True:
-                run = slot.execution.begin(job, slot.token, shield, end_by=self._end_by)
+                run = self._execution.begin(job, slot.token, shield, end_by=self._end_by)
                 following = await run.carry_out()
                 if following is None:
                     break
@@ -263,7 +256,7 @@ class Consumer:
     async def _return(self, job: StoredJob, slot: Slot) -> None:
         """Give back a job that was claimed and may not start."""
         with anyio.move_on_after(RETURN_SECONDS, shield=True) as bound:
-            await slot.execution.give_back(job, slot.token)
+            await self._execution.give_back(job, slot.token)
         if bound.cancelled_caught:
             # Its lock runs out, and the stalled check puts it back.
             _log.error("a job could not be returned in time", queue=self.name, job_id=job.id)

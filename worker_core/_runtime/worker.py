@@ -72,9 +72,6 @@ __all__ = ["Worker"]
 
 _log = structlog.get_logger("worker_core.worker")
 
-_LANES = 2
-"""Connections that the slots share, for the server to work on the calls of one while the worker
-reads the replies of the other. With a third, sends get smaller and cost more than it brings."""
 _SERVICE_START_SECONDS = 10.0
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
@@ -91,7 +88,6 @@ class Worker:
         self._crashes: list[Exception] = []
         # Here, so that settings which cannot work are refused before anything is started.
         self._connector = connector_to(settings.redis.endpoint(), prefix=settings.queue.prefix)
-        self._lanes: tuple[Link, ...] = ()
         self._pump = ProgressPump()
         self._watchdog = Watchdog(settings.worker.freeze_limit)
         self.metrics = WorkerMetrics(settings.worker.id)
@@ -132,13 +128,6 @@ class Worker:
                     on_state=self._on_link_state,
                 )
             )
-            others = [
-                await links.enter_async_context(
-                    open_link(self._connector, scripts=load_scripts(), options=options)
-                )
-                for _ in range(_LANES - 1)
-            ]
-            self._lanes = (link, *others)
             await self._run_services(link, task_status)
         if self._crashes:
             raise ExceptionGroup("the worker stopped because parts of it crashed", self._crashes)
@@ -234,7 +223,7 @@ class Worker:
                         max_stalled_count=config.max_stalled_count,
                     )
                     keepers.start_soon(self._guarded, sweep)
-                await self._run_plugins(feeds, task_status)
+                await self._run_plugins(link, feeds, task_status)
                 keepers.cancel_scope.cancel()
 
     async def _measure_depth(self, queue: Queue) -> None:
@@ -246,7 +235,9 @@ class Worker:
             loaded |= await host.loaded_models()
         self.metrics.models_loaded(len(loaded))
 
-    async def _run_plugins(self, feeds: list[Feed], task_status: TaskStatus[None]) -> None:
+    async def _run_plugins(
+        self, link: Link, feeds: list[Feed], task_status: TaskStatus[None]
+    ) -> None:
         """The level of engine and job types, and in it that of the loads."""
         # One scope around all of it, not one for each part: what is entered here may open scopes of
         # its own, which must not outlive the one that they were opened in.
@@ -257,7 +248,7 @@ class Worker:
                     await self._enter_plugins(entered)
                 level.deadline = math.inf
                 async with anyio.create_task_group() as loads:
-                    consumers = self._assembly(loads).consumers(feeds)
+                    consumers = self._assembly(link, loads).consumers(feeds)
                     self.status.consumers = tuple(consumers)
                     await self._consume(feeds, consumers, task_status)
                     loads.cancel_scope.cancel()
@@ -267,13 +258,13 @@ class Worker:
                 raise PluginError("*", f"engine or job types did not start in {_START_SECONDS:g} s")
             _log.error("engine or job types were cut off as the worker stopped")
 
-    def _assembly(self, loads: TaskGroup) -> Assembly:
+    def _assembly(self, link: Link, loads: TaskGroup) -> Assembly:
         return Assembly(
             settings=self._settings,
             composition=self._composition,
             metrics=self.metrics,
             pump=self._pump,
-            lanes=self._lanes,
+            redis=Redis(link),
             loads=loads,
             may_fetch=lambda: not self._stop.requested.is_set(),
         )

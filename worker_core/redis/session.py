@@ -29,7 +29,7 @@ __all__ = ["Session"]
 _SEND_BYTES = 65536
 _READ_BYTES = 262144
 _PAGE_BYTES = 4096
-_FEW = 4
+_FEW = 12
 """With so few calls in flight the server is about to have nothing to do: a call that leaves at once
 brings more than calls that leave together save."""
 
