@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from worker_core._bullmq.add_options import AddOptions, ChildFailure
+from worker_core.add_options import AddOptions, ChildFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,6 @@ import msgpack
 import pytest
 
 from worker_core._bullmq import calls, scripts
-from worker_core._bullmq.add_options import ChildFailure
 from worker_core._bullmq.adding import AddOptions, Parent, add, read_added
 from worker_core._bullmq.calls import ClaimOptions, Failure, Finish
 from worker_core._bullmq.flows import ChildKeys, count_children, wait_for_children
@@ -20,6 +19,7 @@ from worker_core._bullmq.job import Backoff, JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.scheduling import make_next
 from worker_core._bullmq.scripts import OWN_SCRIPTS, WORKER_SCRIPTS, _package_folder, load_scripts
+from worker_core.add_options import ChildFailure
 
 if TYPE_CHECKING:
     from worker_core._bullmq.calls import ScriptCall

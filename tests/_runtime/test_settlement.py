@@ -331,7 +331,10 @@ async def test_a_job_that_waits_for_nothing_again_and_again_is_slowed_down() -> 
 async def test_a_job_that_waits_for_a_child_that_failed_fails_for_good() -> None:
     queue = ModelQueue(children=Refusal.FAILED_CHILDREN)
     assert (await settle(queue, WaitsForChildren())).outcome is Outcome.FAILED
-    assert queue.endings[-1].value == b"a child of the job has failed"
+    assert (
+        queue.endings[-1].value
+        == b"Cannot complete job 7 because it has at least one failed child. moveToFinished"
+    )
 
 
 async def test_a_rate_limit_is_set_before_the_job_goes_back_and_the_claimer_is_told() -> None:
@@ -371,13 +374,16 @@ async def test_a_job_that_is_not_ours_any_more_is_lost(
 async def test_children_that_are_not_finished_fail_the_attempt() -> None:
     queue = ModelQueue(children=Refusal.PENDING_CHILDREN)
     assert (await settle(queue, GOOD)).outcome is Outcome.RETRIED
-    assert b"children that are not finished" in queue.failures[0].reason
+    assert b"has pending dependencies" in queue.failures[0].reason
 
 
 async def test_a_child_that_failed_fails_the_job_for_good() -> None:
     queue = ModelQueue(children=Refusal.FAILED_CHILDREN)
     assert (await settle(queue, GOOD)).outcome is Outcome.FAILED
-    assert queue.endings[-1].value == b"a child of the job has failed"
+    assert (
+        queue.endings[-1].value
+        == b"Cannot complete job 7 because it has at least one failed child. moveToFinished"
+    )
 
 
 async def test_a_large_result_is_stored_before_what_points_to_it() -> None:

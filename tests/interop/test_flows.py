@@ -232,7 +232,9 @@ async def test_a_job_that_waits_for_a_child_that_failed_it_fails_for_good(valkey
     async with running(valkey.url, plugin):
         parent = await app.add_one(PROBE, attempts=3)
         ended = await events.wait_for("failed", parent)
-    assert ended["failedReason"] == "a child of the job has failed"
+    assert ended["failedReason"] == (
+        f"Cannot complete job {parent} because it has at least one failed child. moveToFinished"
+    )
     assert (await app.job(PROBE, parent))["attemptsMade"] == 1
 
 

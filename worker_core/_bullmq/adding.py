@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import attrs
 import msgpack
 
-from worker_core._bullmq.add_options import AddOptions, ChildFailure
 from worker_core._bullmq.calls import ScriptCall, now_ms
 from worker_core._bullmq.scripts import load_script
+from worker_core.add_options import AddOptions, ChildFailure
 
 if TYPE_CHECKING:
     from worker_core._bullmq.keys import QueueKeys

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import attrs
 
-from worker_core._bullmq.add_options import AddOptions, ChildFailure
 from worker_core._bullmq.adding import Parent, add, read_added
 from worker_core._bullmq.flows import ChildKeys, read_texts
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.telemetry import read_telemetry
+from worker_core.add_options import AddOptions, ChildFailure
 from worker_core.errors import InvalidRequest, ReplyLost
 from worker_core.strict_json import dumps, loads
 

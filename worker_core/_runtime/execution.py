@@ -92,6 +92,8 @@ class Execution:
         self.settler = settler
         self._parts = parts
         self._observed = around.notify is not None
+        asks = type(job_type).timeout_of is not JobType.timeout_of
+        self._has_clock = asks or job_type.timeout is not None
         self.outage_seconds = parts.outage_seconds
         """How long the writing of an outcome may take."""
         self._running = 0
@@ -180,6 +182,8 @@ class Execution:
         return request
 
     def _start_clock(self, scope: JobScope, request: object) -> None:
+        if not self._has_clock:
+            return
         limits = [limit for limit in (self._type.timeout, self._type.timeout_of(request)) if limit]
         if limits:
             scope.limit(min(limits).total_seconds())

@@ -25,6 +25,7 @@ from worker_core._bullmq.replies import (
 )
 from worker_core._runtime.failure import is_retryable, reason_text, trace_list
 from worker_core.errors import (
+    JobError,
     RedisError,
     RedisUnavailable,
     ReplyError,
@@ -60,9 +61,11 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("worker_core.settlement")
 
-_CHILD_FAILED = "a child of the job has failed"
 _RUNS_AT_ONCE = 10
 _RERUN_MS = 1000
+# BullMQ's own words: alerts may look for them.
+_PENDING = "Job {} has pending dependencies. moveToFinished"
+_CHILD_FAILED = "Cannot complete job {} because it has at least one failed child. moveToFinished"
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -188,10 +191,9 @@ class Settler:
     async def _not_completed(self, job: StoredJob, token: str, refusal: Refusal) -> Settlement:
         match refusal:
             case Refusal.PENDING_CHILDREN:
-                error: Exception = RuntimeError("the job has children that are not finished")
-                return await self._fail(job, token, error)
+                return await self._fail(job, token, JobError(_PENDING.format(job.id)))
             case Refusal.FAILED_CHILDREN:
-                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED))
+                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED.format(job.id)))
             case (
                 Refusal.JOB_GONE
                 | Refusal.LOCK_GONE
@@ -274,7 +276,7 @@ class Settler:
             case None:
                 return Settlement(Outcome.WAITING_CHILDREN)
             case Refusal.FAILED_CHILDREN:
-                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED))
+                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED.format(job.id)))
             case Refusal.NONE_PENDING:
                 # They ended meanwhile, or there are none: run again, as if it had waited. A job
                 # type that waits for nothing, and again for nothing, must not keep a core busy.
