@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 
 import anyio
@@ -19,7 +21,7 @@ from tests.integration.topology_support import SERVICE, server_context, tls_prox
 from worker_core import Outcome
 from worker_core.cli import main
 from worker_core.client import SyncClient, open_client
-from worker_core.errors import RedisUnavailable
+from worker_core.errors import RedisUnavailable, ReplyLost
 from worker_core.redis import Endpoint, Login, Redis, TLSFiles, open_link
 from worker_core.testing.polling import eventually, eventually_async
 
@@ -29,6 +31,13 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def group(free_tcp_port_factory, tmp_path):
     with watched(free_tcp_port_factory, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def calm(free_tcp_port_factory, tmp_path_factory):
+    """The same for tests that leave it as it is."""
+    with watched(free_tcp_port_factory, tmp_path_factory.mktemp("sentinel")) as started:
         yield started
 
 
@@ -131,7 +140,8 @@ def test_the_synchronous_client_follows_in_every_thread(group):
 
         def submit():
             while not stop.is_set():
-                seen.append(client.submit(PROBE, {}, queue=PROBE).id)
+                with suppress(ReplyLost):
+                    seen.append(client.submit(PROBE, {}, queue=PROBE).id)
                 stop.wait(0.01)
 
         threads = [threading.Thread(target=submit) for _ in range(3)]
@@ -145,7 +155,8 @@ def test_the_synchronous_client_follows_in_every_thread(group):
             eventually(lambda: group.primary_port() != old, within=30)
             # The one before takes jobs until it is told; those are lost, whoever adds them.
             with group.witness() as witness:
-                eventually(lambda: witness.exists(f"bull:{PROBE}:{seen[-1]}"), within=30)
+                # Within less time than that.
+                eventually(lambda: witness.exists(f"bull:{PROBE}:{seen[-1]}"), within=5)
                 after = len(seen)
                 eventually(lambda: len(seen) > after + 20, within=30)
                 assert all(witness.exists(f"bull:{PROBE}:{one}") for one in seen[after:])
@@ -155,10 +166,22 @@ def test_the_synchronous_client_follows_in_every_thread(group):
                 thread.join()
 
 
-def test_the_command_line_asks_the_sentinels(group):
-    with SyncClient(group.url) as client:
+def test_a_process_is_told_by_the_environment(calm, start_process):
+    process = start_process(
+        *("--plugins", "echo", "--engine", "none"), environment={"REDIS_URL": calm.url}
+    )
+    process.wait_ready()
+    with SyncClient(calm.url) as client:
+        ref = client.submit("echo", {"text": "here"}, queue="echo")
+        assert client.result(ref, timeout=10 * SECOND).answer is not None
+    process.signal(signal.SIGTERM)
+    assert process.wait(within=15) == 0
+
+
+def test_the_command_line_asks_the_sentinels(calm):
+    with SyncClient(calm.url) as client:
         client.submit(PROBE, {}, queue=PROBE)
-    done = CliRunner().invoke(main, ["queue", "stats", "--json", "--redis-url", group.url])
+    done = CliRunner().invoke(main, ["queue", "stats", "--json", "--redis-url", calm.url])
     assert done.exit_code == 0, done.output
     assert '"waiting": 1' in done.stdout
 
@@ -186,17 +209,17 @@ ASK = pytest.mark.parametrize("ask", [reason, reason_of_client], ids=["link", "s
 
 
 @ASK
-async def test_sentinels_that_do_not_help_are_named(ask, group, free_tcp_port):
-    url = f"redis+sentinel://127.0.0.1:{free_tcp_port},127.0.0.1:{group.sentinels[0]}/other"
+async def test_sentinels_that_do_not_help_are_named(ask, calm, free_tcp_port):
+    url = f"redis+sentinel://127.0.0.1:{free_tcp_port},127.0.0.1:{calm.sentinels[0]}/other"
     said = await ask(Endpoint.from_url(url))
     assert "no Sentinel tells where the primary of 'other' is" in said
     assert f"127.0.0.1:{free_tcp_port}: " in said
     assert "refused" in said.lower()
-    assert f"127.0.0.1:{group.sentinels[0]} does not watch over 'other'" in said
+    assert f"127.0.0.1:{calm.sentinels[0]} does not watch over 'other'" in said
 
 
-async def test_a_sentinel_that_is_gone_is_passed_over(group, free_tcp_port):
-    url = f"redis+sentinel://127.0.0.1:{free_tcp_port},127.0.0.1:{group.sentinels[0]}/{SERVICE}"
+async def test_a_sentinel_that_is_gone_is_passed_over(calm, free_tcp_port):
+    url = f"redis+sentinel://127.0.0.1:{free_tcp_port},127.0.0.1:{calm.sentinels[0]}/{SERVICE}"
     async with linked(Endpoint.from_url(url)) as link:
         assert await link.call("PING") == b"PONG"
     await anyio.to_thread.run_sync(lambda: SyncClient(url).__enter__().close())
@@ -223,11 +246,21 @@ async def test_a_replica_that_a_sentinel_takes_for_the_primary_is_refused(ask, g
         assert "the server is a read-only replica" in await ask(Endpoint.from_url(group.url))
 
 
-async def test_with_tls_the_sentinels_are_asked_by_it(group, tmp_path):
+@ASK
+async def test_a_primary_that_does_not_answer_is_named(ask, group):
+    with group.sentinel() as sentinel:
+        sentinel.execute_command("SENTINEL", "SET", SERVICE, "down-after-milliseconds", 60_000)
+    group.servers[0].kill()
+    said = await ask(Endpoint.from_url(group.url))
+    assert f"127.0.0.1:{group.servers[0].port}" in said
+    assert "refused" in said.lower()
+
+
+async def test_with_tls_the_sentinels_are_asked_by_it(calm, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     files = TLSFiles(ca=str(tmp_path / "ca.pem"))
-    sentinel_url = f"redis://127.0.0.1:{group.sentinels[0]}"
+    sentinel_url = f"redis://127.0.0.1:{calm.sentinels[0]}"
     async with tls_proxy(sentinel_url, server_context(authority, "localhost")) as port:
         said = await reason(
             Endpoint.from_url(f"rediss+sentinel://localhost:{port}/{SERVICE}", tls=files)

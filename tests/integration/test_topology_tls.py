@@ -9,6 +9,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization as s
 
 from tests.integration.link_support import linked, until
 from tests.integration.support import PROBE, probe, running
@@ -61,22 +62,27 @@ async def test_calls_of_any_size_go_both_ways_at_once(valkey, authority, files):
     async def echo(link, value):
         assert await link.call("ECHO", value) == value.encode()
 
-    async with tls_proxy(valkey.url, server_context(authority, "localhost")) as port:
-        async with linked(secured(port, files)) as link, anyio.create_task_group() as tasks:
-            for number in range(200):
-                tasks.start_soon(echo, link, f"{number}")
-                if number % 50 == 0:
-                    tasks.start_soon(echo, link, big + str(number))
+    async with (
+        tls_proxy(valkey.url, server_context(authority, "localhost")) as port,
+        linked(secured(port, files)) as link,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(200):
+            tasks.start_soon(echo, link, f"{number}")
+            if number % 50 == 0:
+                tasks.start_soon(echo, link, big + str(number))
 
 
 async def test_the_link_comes_back_after_its_connection_was_lost(valkey, authority, files):
-    async with tls_proxy(valkey.url, server_context(authority, "localhost")) as port:
-        async with linked(secured(port, files)) as link:
-            await link.call("PING")
-            async with linked(Endpoint.from_url(valkey.url)) as plain:
-                await plain.call("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
-            await link.call("PING")
-            assert link.reconnects == 1
+    async with (
+        tls_proxy(valkey.url, server_context(authority, "localhost")) as port,
+        linked(secured(port, files)) as link,
+    ):
+        await link.call("PING")
+        async with linked(Endpoint.from_url(valkey.url)) as plain:
+            await plain.call("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
+        await link.call("PING")
+        assert link.reconnects == 1
 
 
 async def test_a_job_from_either_client_through_tls_to_a_worker(valkey, authority, files):
@@ -196,9 +202,11 @@ async def test_a_certificate_of_another_host(ask, host, valkey, authority, files
 
 
 async def test_an_address_in_place_of_a_name_where_the_certificate_has_it(valkey, authority, files):
-    async with tls_proxy(valkey.url, server_context(authority, "127.0.0.1")) as port:
-        async with linked(secured(port, files, host="127.0.0.1")) as link:
-            assert await link.call("PING") == b"PONG"
+    async with (
+        tls_proxy(valkey.url, server_context(authority, "127.0.0.1")) as port,
+        linked(secured(port, files, host="127.0.0.1")) as link,
+    ):
+        assert await link.call("PING") == b"PONG"
 
 
 @ASK
@@ -236,8 +244,6 @@ def test_files_that_cannot_be_used_stop_the_start(settings, message):
 
 
 def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(authority, pem, tmp_path):
-    from cryptography.hazmat.primitives import serialization as s
-
     ours = authority.issue_cert("worker")
     key = s.load_pem_private_key(ours.private_key_pem.bytes(), None)
     locked = s.BestAvailableEncryption(b"sesame")
@@ -249,9 +255,11 @@ def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(authority, pem,
 
 
 async def test_files_are_read_anew_at_each_connect(valkey, authority, stranger, pem, files):
-    async with tls_proxy(valkey.url, server_context(stranger, "localhost")) as port:
-        async with linked(secured(port, files)) as link:
-            with pytest.raises(RedisUnavailable, match="not trusted"):
-                await link.wait_connected(within=0.5)
-            pem(stranger)  # in place of the other
-            await link.wait_connected(within=5)
+    async with (
+        tls_proxy(valkey.url, server_context(stranger, "localhost")) as port,
+        linked(secured(port, files)) as link,
+    ):
+        with pytest.raises(RedisUnavailable, match="not trusted"):
+            await link.wait_connected(within=0.5)
+        pem(stranger)  # in place of the other
+        await link.wait_connected(within=5)

@@ -62,10 +62,13 @@ async def tls_proxy(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
     target = Endpoint.from_url(url)
 
     async def handle(client: ByteStream) -> None:
-        async with client, await anyio.connect_tcp(target.host, target.port) as server:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(forward, client, server, tasks.cancel_scope)
-                tasks.start_soon(forward, server, client, tasks.cancel_scope)
+        async with (
+            client,
+            await anyio.connect_tcp(target.host, target.port) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(forward, client, server, tasks.cancel_scope)
+            tasks.start_soon(forward, server, client, tasks.cancel_scope)
 
     async def forward(
         source: ByteReceiveStream, sink: ByteSendStream, scope: anyio.CancelScope
@@ -247,10 +250,13 @@ def raw_slots(client: redis.Redis) -> list[list]:
 
 
 @contextmanager
-def cluster(free_port: Callable[[], int], *, nodes: int = 2) -> Iterator[Nodes]:
-    """Start a Cluster whose nodes own equal parts of the slots."""
+def cluster(
+    free_port: Callable[[], int], *, nodes: int = 2, replica_of_slot: int | None = None
+) -> Iterator[Nodes]:
+    """Start a Cluster whose nodes own equal parts of the slots; one slot's owner has a replica."""
     with ExitStack() as stack:
-        buses = [free_port() for _ in range(nodes)]
+        size = nodes if replica_of_slot is None else nodes + 1
+        buses = [free_port() for _ in range(size)]
         servers = [
             stack.enter_context(
                 EmbeddedValkey(
@@ -264,18 +270,30 @@ def cluster(free_port: Callable[[], int], *, nodes: int = 2) -> Iterator[Nodes]:
             for bus in buses
         ]
         group = Nodes(servers)
-        part = SLOTS // nodes
-        for index in range(nodes):
+        for index in range(size):
             with group.client(index) as client:
-                last = SLOTS - 1 if index == nodes - 1 else (index + 1) * part - 1
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", index * part, last)
-                client.execute_command(
-                    "CLUSTER", "MEET", "127.0.0.1", servers[0].port, buses[0]
+                if index < nodes:
+                    _give_slots(client, index, nodes)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, buses[0])
+        for index in range(size):
+            with group.client(index) as client:
+                eventually(lambda c=client: _whole(c, size), within=20, what="all know all")
+        if replica_of_slot is not None:
+            primary = group.name(group.owner(replica_of_slot))
+            with group.client(nodes) as client:
+                client.execute_command("CLUSTER", "REPLICATE", primary)
+                eventually(
+                    lambda: client.info("replication").get("master_link_status") == "up",
+                    within=20,
+                    what="the replica follows",
                 )
-        for index in range(nodes):
-            with group.client(index) as client:
-                eventually(lambda c=client: _whole(c, nodes), within=20, what="all know all")
         yield group
+
+
+def _give_slots(client: redis.Redis, index: int, nodes: int) -> None:
+    part = SLOTS // nodes
+    last = SLOTS - 1 if index == nodes - 1 else (index + 1) * part - 1
+    client.execute_command("CLUSTER", "ADDSLOTSRANGE", index * part, last)
 
 
 def _whole(client: redis.Redis, nodes: int) -> bool:

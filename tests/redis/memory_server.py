@@ -75,6 +75,9 @@ class MemoryServer:
     async def confirm(self, ask: Ask, *, doubted: bool) -> None:
         """Always the right one."""
 
+    async def watch(self) -> None:
+        """Always the right one."""
+
     async def cut(self) -> None:
         """End the newest connection."""
         await self.ends[-1].aclose()

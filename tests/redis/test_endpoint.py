@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from worker_core.errors import ConfigError
-from worker_core.redis import Endpoint
+from worker_core.redis import Address, ClusterNodes, Endpoint, Login, Sentinels, TLSFiles
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,37 @@ from worker_core.redis import Endpoint
         ("unix:///run/valkey.sock", Endpoint(path="/run/valkey.sock")),
         ("valkey+unix:///a%20b?db=4", Endpoint(path="/a b", db=4)),
         ("redis+unix://u:p@/s", Endpoint(path="/s", username="u", password="p")),
+        ("rediss://h", Endpoint(host="h", tls=TLSFiles())),
+        ("valkeys://:pw@h:1/2", Endpoint(host="h", port=1, password="pw", db=2, tls=TLSFiles())),
+        (
+            "redis+sentinel://a/mymaster",
+            Endpoint(guides=Sentinels(addresses=(Address("a", 26379),), service="mymaster")),
+        ),
+        (
+            "rediss+sentinel://u:p%2C@a:1,[::1],b:2/my.ma-ster/3",
+            Endpoint(
+                guides=Sentinels(
+                    addresses=(Address("a", 1), Address("::1", 26379), Address("b", 2)),
+                    service="my.ma-ster",
+                ),
+                username="u",
+                password="p,",
+                db=3,
+                tls=TLSFiles(),
+            ),
+        ),
+        (
+            "valkey+cluster://:p@a,[::1]:7/?db=1",
+            Endpoint(
+                guides=ClusterNodes(addresses=(Address("a", 6379), Address("::1", 7))),
+                password="p",
+                db=1,
+            ),
+        ),
+        (
+            "VALKEYS+CLUSTER://a:1",
+            Endpoint(guides=ClusterNodes(addresses=(Address("a", 1),)), tls=TLSFiles()),
+        ),
     ],
 )
 def test_a_url_is_taken_apart(url: str, expected: Endpoint) -> None:
@@ -35,8 +68,17 @@ def test_a_url_is_taken_apart(url: str, expected: Endpoint) -> None:
         ("localhost:6379", "scheme none is not known"),
         ("redis:h:6379", "scheme none is not known"),
         ("http://h", "scheme 'http' is not known"),
-        ("rediss://h", "TLS, which is not supported yet"),
-        ("valkeys://h", "TLS, which is not supported yet"),
+        ("redis+sentinel://h", "the path must begin with the name that the Sentinels watch over"),
+        ("redis+sentinel://h/a b", "the path must begin with the name"),
+        ("redis+sentinel://h/m/x", "the database must be a number from 0"),
+        ("redis+sentinel:///m", "a host is missing"),
+        ("redis+sentinel://a,/m", "a host is missing"),
+        ("redis+sentinel://a,b:x/m", "port is not a number from 1 to 65535"),
+        ("redis+cluster://", "a host is missing"),
+        ("redis+cluster://a,b:0", "port is not a number from 1 to 65535"),
+        ("redis+cluster://a,[::1", "not a URL"),
+        ("redis+cluster://a,b/x", "the database must be a number from 0"),
+        ("redis+proxy://h", "scheme 'redis+proxy' is not known"),
         ("redis://h:0", "port is not a number from 1 to 65535"),
         ("redis://h:70000", "port is not a number from 1 to 65535"),
         ("redis://h:x", "port is not a number from 1 to 65535"),
@@ -73,7 +115,14 @@ def test_nothing_behind_a_wrong_port_is_judged() -> None:
     "url",
     [
         "redis://u:secret@h:x",
-        "rediss://u:secret@h",
+        "rediss://u:secret@h:x",
+        "redis+sentinel://:secret/secret@host:26379/mymaster",
+        "redis+sentinel://:12/secret@host:26379/mymaster",
+        "redis+sentinel://:12?secret@host:26379/mymaster",
+        "redis+sentinel://u:12#secret@host:26379,b/mymaster",
+        "redis+sentinel://a,b:secret/secret@host/mymaster",
+        "redis+cluster://:secret,x/secret@a,b",
+        "redis+cluster://:12/secret@a,b",
         "http://:secret@h",
         "secret:x@redis://h",
         "redis://:secret/secret@host/0",
@@ -120,7 +169,46 @@ def test_neither_text_form_tells_the_password() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", [Endpoint(host="h", port=7, db=1), Endpoint(path="/s", username="u", db=2)]
+    "endpoint",
+    [
+        Endpoint(host="h", port=7, db=1),
+        Endpoint(path="/s", username="u", db=2),
+        Endpoint(host="::1", tls=TLSFiles()),
+        Endpoint(
+            guides=Sentinels(addresses=(Address("a", 1), Address("::1", 2)), service="m"),
+            username="u",
+            db=3,
+        ),
+        Endpoint(guides=ClusterNodes(addresses=(Address("a", 1), Address("b", 2))), tls=TLSFiles()),
+    ],
 )
 def test_the_text_form_is_a_url(endpoint: Endpoint) -> None:
     assert Endpoint.from_url(str(endpoint)) == endpoint
+
+
+def test_files_for_tls_and_a_login_for_sentinels_are_given_apart() -> None:
+    files, login = TLSFiles(ca="ca.pem"), Login(username="u", password="p")
+    endpoint = Endpoint.from_url("rediss+sentinel://h/m", tls=files, sentinel=login)
+    assert endpoint.tls is files
+    assert isinstance(endpoint.guides, Sentinels)
+    assert endpoint.guides.login is login
+    assert "'p'" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [
+        ("redis://h", "rediss://"),
+        ("valkey+sentinel://h/m", "valkeys+sentinel://"),
+        ("unix:///s", "rediss://"),
+    ],
+)
+def test_files_for_tls_are_refused_where_nothing_would_be_encrypted(url: str, instead: str) -> None:
+    with pytest.raises(ConfigError, match=f"begin it with {re.escape(instead)}"):
+        Endpoint.from_url(url, tls=TLSFiles(ca="ca.pem"))
+
+
+def test_what_the_guides_lead_to_is_introduced_to_in_the_same_way() -> None:
+    endpoint = Endpoint.from_url("rediss+cluster://u:p@a:1/2")
+    found = endpoint.at(Address("b", 7))
+    assert found == Endpoint.from_url("rediss://u:p@b:7/2")

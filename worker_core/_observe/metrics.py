@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from worker_core._observe.tallies import CounterTally, HistogramTally
 
@@ -48,12 +48,9 @@ class WorkerMetrics:
         self._running_counts: dict[str, list[Callable[[], int]]] = {}
         self._began_at = time.monotonic()
         self._process = psutil.Process()
-        self._requests = CounterTally(
-            "llm_worker_requests",
-            "Runs of jobs by how they ended.",
-            ("worker_id", "model", "status"),
+        self._requests = self._counter(
+            "llm_worker_requests", "Runs of jobs by how they ended.", "model", "status"
         )
-        self.registry.register(self._requests)
         self._seconds = self._histogram(
             "llm_worker_request_duration_seconds", "From claim to end.", _SECONDS
         )
@@ -83,11 +80,13 @@ class WorkerMetrics:
         self._running = self._gauge("llm_worker_jobs_running", "Jobs that run now.", "job_type")
         self._depth = self._gauge("llm_worker_queue_jobs", "Jobs by state.", "queue", "state")
         self._restarts = self._counter(
-            "llm_worker_service_restarts", "Services that crashed.", "worker_id", "service"
+            "llm_worker_service_restarts", "Services that crashed.", "service"
         )
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> CounterTally:
+        counter = CounterTally(name, text, ("worker_id", *labels))
+        self.registry.register(counter)
+        return counter
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, ("worker_id", *labels), registry=self.registry)
@@ -146,7 +145,7 @@ class WorkerMetrics:
 
     def service_restarted(self, service: str) -> None:
         """Count a restart of a service."""
-        self._restarts.labels(self._worker_id, service).inc()
+        self._restarts.count(self._worker_id, service)
 
     def models_loaded(self, count: int) -> None:
         """Note how many models are in memory."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from worker_core.errors import ConfigError, RedisUnavailable, ReplyError
 from worker_core.redis.cluster import probe_keys, read_probe
+from worker_core.redis.connecting import searcher_of
 from worker_core.redis.sentinel import refuse_replica
 from worker_core.redis.tls import WANTS_CERTIFICATE, describe_tls
-from worker_core.redis.topology import searcher_of
 
 if TYPE_CHECKING:
     import socket
@@ -25,6 +27,11 @@ __all__ = ["Lease", "PlainPool"]
 _CONNECT_SECONDS = 5.0
 _QUESTION_SECONDS = 1.0
 """What one Sentinel or node gets to connect and to answer; the next one may be there."""
+
+_TRUST_SECONDS = 1.0
+"""How long a primary is taken for the primary without asking again."""
+_RETRY_SECONDS = 10.0
+"""The same where no Sentinel answers, which takes its time."""
 
 # The types of redis-py leave its connections' methods open.
 Connection: TypeAlias = Any
@@ -44,14 +51,19 @@ class PlainPool:
         self._prefix = prefix
         self._reply_timeout = reply_timeout
         self._searcher = searcher_of(endpoint, prefix=prefix, name="prefix")
+        self._replaced_unheard = self._searcher is not None and self._searcher.news() is not None
         if endpoint.tls is not None:
             endpoint.tls.context()
         self._opening = threading.Lock()
         self._pool: Any = None
+        self._server: Endpoint | None = None
+        self._trusted_until = math.inf
 
     def take(self) -> Lease:
         """Return a connection that is there; raises `RedisUnavailable`."""
         with self._opening:
+            if self._pool is not None and time.monotonic() >= self._trusted_until:
+                self._look()
             if self._pool is None:
                 self._pool = self._open()
             pool = self._pool
@@ -82,11 +94,30 @@ class PlainPool:
         if pool is not None:
             pool.disconnect()
 
+    def _look(self) -> None:
+        """Leave a primary that was replaced: it takes writes for seconds, to lose them."""
+        try:
+            found = self._find()
+        except RedisUnavailable:
+            # It may serve on without Sentinels.
+            self._trusted_until = time.monotonic() + _RETRY_SECONDS
+            return
+        if found != self._server:
+            self._pool.disconnect(inuse_connections=False)
+            self._pool = None
+
+    def _find(self) -> Endpoint:
+        """Ask where the server is."""
+        if self._searcher is None:
+            return self._endpoint
+        found = self._carry(self._searcher.search())
+        if self._replaced_unheard:
+            self._trusted_until = time.monotonic() + _TRUST_SECONDS
+        return found
+
     def _open(self) -> Any:
         """Find the server and see that it is the right one."""
-        found = self._endpoint
-        if self._searcher is not None:
-            found = self._carry(self._searcher.search())
+        found = self._server = self._find()
         pool = self._redis.ConnectionPool(**self._options(found, self._reply_timeout))
         try:
             with self._words_for_failures(found):
@@ -103,11 +134,8 @@ class PlainPool:
     def _confirm(self, connection: Connection) -> None:
         guided = self._searcher is not None
         if guided:
-            try:
+            with suppress(ReplyError):  # a restricted user is not told; READONLY will tell
                 refuse_replica(self._ask(connection, "ROLE"))
-            except ReplyError as error:
-                if error.code != "NOPERM":  # a restricted user is not told
-                    raise
         if self._prefix is not None:
             try:
                 self._ask(connection, *probe_keys(self._prefix))

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import anyio
 
 from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost
+from worker_core.redis.connecting import connector_to
 from worker_core.redis.connection import BROKEN, REFUSALS, Connection, connect, describe
 from worker_core.redis.endpoint import Endpoint
 from worker_core.redis.options import LinkOptions
-from worker_core.redis.topology import Connector, connector_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from worker_core.redis.resp import Arg, Reply
+    from worker_core.redis.topology import Connector
 
 __all__ = ["BlockingLink", "open_blocking_link"]
 

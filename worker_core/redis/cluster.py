@@ -113,6 +113,9 @@ class OwnerSearcher:
             f" {'; '.join(failures)}"
         )
 
+    def news(self) -> None:
+        """Return nothing: a node that was replaced answers MOVED."""
+
 
 def _read_slots(reply: Reply, *, asked: Address) -> Iterator[tuple[range, list[Address]]]:
     """Yield each range of slots with its nodes, the owner first."""
@@ -136,7 +139,7 @@ def _read_node(node: Reply, asked: Address) -> Address | None:
         case [b"?", int(), *_]:
             return None
         case [bytes(host), int(port), *_]:
-            return Address(host.decode(), port)
+            return Address(host.decode("utf-8", "replace"), port)
         case _:
             return None
 

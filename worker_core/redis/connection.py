@@ -57,6 +57,8 @@ _READ_BYTES = 65536
 
 def describe(error: BaseException) -> str:
     """Why a connection ended, in words; anyio's errors say the most in their causes."""
+    if isinstance(error, RedisUnavailable):
+        return str(error)  # in our own words already
     if isinstance(error, anyio.EndOfStream):
         return "the server closed the connection"
     if isinstance(error, ssl.SSLError):
@@ -91,15 +93,16 @@ class Connection:
     async def exchange(self, calls: list[bytes]) -> list[Reply]:
         """Send the calls at once and wait for all their replies."""
         await self.stream.send(b"".join(calls))
-        replies: list[Reply] = []
-        while len(replies) < len(calls):
+        return [await self.receive() for _ in calls]
+
+    async def receive(self) -> Reply:
+        """Wait for what the server says next."""
+        while True:
             reply: Reply | bool = self.parser.gets()
             # RESP2 has no booleans: False is the parser's word for "not all of it has come".
-            if isinstance(reply, bool):
-                self.parser.feed(await self.stream.receive(_READ_BYTES))
-            else:
-                replies.append(reply)
-        return replies
+            if not isinstance(reply, bool):
+                return reply
+            self.parser.feed(await self.stream.receive(_READ_BYTES))
 
     async def close(self) -> None:
         """Close the socket now, even when cancelled; nothing is waited for."""

@@ -13,6 +13,7 @@ import trio
 
 from worker_core.errors import LinkClosed, RedisError, RedisUnavailable
 from worker_core.redis.cluster import WrongServer
+from worker_core.redis.connecting import connector_to
 from worker_core.redis.connection import connect
 from worker_core.redis.endpoint import Endpoint
 from worker_core.redis.options import LinkOptions
@@ -20,12 +21,12 @@ from worker_core.redis.outbox import Call, Outbox
 from worker_core.redis.resp import Arg, Head, Reply, pack
 from worker_core.redis.script import Script, ScriptHead
 from worker_core.redis.session import Session
-from worker_core.redis.topology import Connector, connector_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from worker_core.redis.connection import Connection
+    from worker_core.redis.topology import Connector
 
 __all__ = ["Link", "LinkState", "open_link"]
 
@@ -291,6 +292,7 @@ async def open_link(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.supervise)
+            tasks.start_soon(connector.watch)
             try:
                 yield link
             except Exception as error:  # noqa: BLE001  # raised again below, outside of the group

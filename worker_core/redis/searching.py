@@ -39,6 +39,10 @@ class Searcher(Protocol):
         """Begin a search."""
         ...
 
+    def news(self) -> Question | None:
+        """Return how to hear that the server was replaced; `None`: it says so itself."""
+        ...
+
 
 class Turns:
     """Addresses to ask in turn: each round begins with the next one.

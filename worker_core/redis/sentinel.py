@@ -24,31 +24,42 @@ class PrimarySearcher:
         self._endpoint = endpoint
         self._sentinels = sentinels
         self._turns = Turns(sentinels.addresses)
+        # Apart: taking turns together, each would come to the same half of them again and again.
+        self._news_turns = Turns(sentinels.addresses)
 
     def search(self) -> Search:
         """Find the primary."""
-        service, login = self._sentinels.service, self._sentinels.login
+        service = self._sentinels.service
         failures: list[str] = []
         for address in self._turns.next():
-            sentinel = Endpoint(
-                host=address.host,
-                port=address.port,
-                username=login.username,
-                password=login.password,
-                tls=self._endpoint.tls,
-            )
             try:
-                reply = yield Question(sentinel, ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service))
+                reply = yield Question(
+                    self._at(address), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+                )
             except RedisError as error:
                 failures.append(f"{address}: {_reason(error)}")
                 continue
             match reply:
                 case [bytes(host), bytes(port)] if port.isdigit():
-                    return self._endpoint.at(Address(host.decode(), int(port)))
+                    return self._endpoint.at(Address(host.decode("utf-8", "replace"), int(port)))
                 case _:
                     failures.append(f"{address} does not watch over {service!r}")
         raise RedisUnavailable(
             f"no Sentinel tells where the primary of {service!r} is: {'; '.join(failures)}"
+        )
+
+    def news(self) -> Question:
+        """Return the subscription to what a Sentinel says after each failover."""
+        return Question(self._at(self._news_turns.next()[0]), ("SUBSCRIBE", "+switch-master"))
+
+    def _at(self, address: Address) -> Endpoint:
+        login = self._sentinels.login
+        return Endpoint(
+            host=address.host,
+            port=address.port,
+            username=login.username,
+            password=login.password,
+            tls=self._endpoint.tls,
         )
 
 

@@ -114,7 +114,6 @@ def describe_tls(error: ssl.SSLError) -> str:
         )
     if "certificate" in reason or "unknown_ca" in reason or "handshake_failure" in reason:
         return (
-            f"TLS: the server refuses this client ({reason.replace('_', ' ')}):"
-            f" {WANTS_CERTIFICATE}"
+            f"TLS: the server refuses this client ({reason.replace('_', ' ')}): {WANTS_CERTIFICATE}"
         )
     return f"TLS: {reason.replace('_', ' ')}"
