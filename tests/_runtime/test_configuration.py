@@ -282,6 +282,15 @@ def test_a_bad_redis_url_is_a_fault_with_its_source(url: str, said: str) -> None
         assert fault.source == source
 
 
+def test_a_prefix_that_a_cluster_would_spread_is_a_fault_and_says_what_to_write() -> None:
+    redis = {"url": "redis+cluster://a,b"}
+    fault = faults_of({**NO_ENGINE, "redis": redis, "queue": {"prefix": "jobs"}})["queue.prefix"]
+    assert "write '{jobs}'" in fault.message
+    assert fault.source == "worker.toml"
+    tagged = configure({**NO_ENGINE, "redis": redis, "queue": {"prefix": "{jobs}"}})
+    assert tagged.core.queue.prefix == "{jobs}"
+
+
 def test_no_fault_of_a_url_tells_its_password() -> None:
     with pytest.raises(ConfigError) as caught:
         configure({**NO_ENGINE, "redis": {"url": "redis://me:hunter2@localhost:port/x?a=b"}})

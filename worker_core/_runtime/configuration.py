@@ -26,6 +26,7 @@ from worker_core.config import (
 from worker_core.durations import parse_duration
 from worker_core.errors import ConfigError, Fault, PluginError
 from worker_core.redis import Endpoint
+from worker_core.redis.connecting import searcher_of
 from worker_core.strict_json import item_path, key_path
 from worker_core.structure import InvalidData, kind_of, make_converter, structure
 
@@ -141,7 +142,10 @@ def _core(layers: Layers, faults: list[Fault], shown: list[Shown]) -> CoreSettin
     core = CoreSettings(**{name: settings for name, settings in built.items() if settings})
     if core.worker.engine == _NO_ENGINE:
         core = attrs.evolve(core, worker=attrs.evolve(core.worker, engine=None))
-    faults.extend(_address_faults(layers))
+    address_faults = list(_address_faults(layers))
+    faults.extend(address_faults)
+    if not address_faults:
+        faults.extend(_cluster_faults(core, layers))
     return core
 
 
@@ -155,6 +159,16 @@ def _address_faults(layers: Layers) -> Iterator[Fault]:
         except ConfigError as error:
             source = table.sources.get("url", DEFAULT)
             yield from (attrs.evolve(fault, source=source) for fault in error.faults)
+
+
+def _cluster_faults(core: CoreSettings, layers: Layers) -> Iterator[Fault]:
+    """Yield the fault of a `queue.prefix` whose keys no single node of a Cluster would have."""
+    try:
+        searcher_of(core.redis.endpoint(), prefix=core.queue.prefix)
+    except ConfigError as error:
+        table = layers.table(QueueSettings.TABLE, QueueSettings, [])
+        source = table.sources.get("prefix", DEFAULT)
+        yield from (attrs.evolve(fault, source=source) for fault in error.faults)
 
 
 def _plugin_settings(

@@ -7,7 +7,6 @@ import signal
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import anyio
 import attrs
@@ -70,10 +69,13 @@ def run_process(configuration: Configuration, *, embedded: Path | None = None) -
 
 
 def _start_embedded(core: CoreSettings, folder: Path, stack: ExitStack) -> CoreSettings:
-    port = urlsplit(core.redis.url).port or 6379
-    server = stack.enter_context(EmbeddedValkey(folder, port=port))
+    server = stack.enter_context(EmbeddedValkey(folder, port=core.redis.endpoint().port))
     _log.info("embedded Valkey started", url=server.url, folder=str(folder))
-    return attrs.evolve(core, redis=attrs.evolve(core.redis, url=server.url, password=None))
+    # What the file says of a server elsewhere holds for that one, its certificates too.
+    plain = attrs.evolve(
+        core.redis, url=server.url, password=None, tls_ca=None, tls_cert=None, tls_key=None
+    )
+    return attrs.evolve(core, redis=plain)
 
 
 async def _run_until_stopped(worker: Worker, core: CoreSettings) -> None:

@@ -195,7 +195,7 @@ class Worker:
     def _surroundings(self, link: Link, service: str) -> ServiceSurroundings:
         return ServiceSurroundings(
             worker_id=self._settings.worker.id,
-            redis=Redis(link),
+            redis=Redis(link, prefix=self._settings.queue.prefix),
             registry=self.metrics.registry,
             log=structlog.get_logger("worker_core.service").bind(service=service),
             status=self.status,
@@ -264,7 +264,7 @@ class Worker:
             composition=self._composition,
             metrics=self.metrics,
             pump=self._pump,
-            redis=Redis(link),
+            redis=Redis(link, prefix=self._settings.queue.prefix),
             loads=loads,
             may_fetch=lambda: not self._stop.requested.is_set(),
         )

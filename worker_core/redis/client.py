@@ -37,8 +37,11 @@ class Entry:
 class Redis:
     """The worker's own connection to Redis, shared with plugins; errors are those of `Link.call`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, prefix: str = "bull") -> None:
         self._link = link
+        self.prefix = prefix
+        """What the keys of the queues begin with. Keys of a plugin's own should begin with it too:
+        in a Cluster, others are on nodes that the worker does not speak to."""
 
     async def call(self, *args: Arg) -> Reply:
         """Make one call and return its reply, text as bytes; no blocking commands."""

@@ -7,16 +7,17 @@ slot, and a worker needs the one node that owns it.
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hiredis
 
 from worker_core.errors import ConfigError, Fault, RedisError, RedisUnavailable, ReplyError
 from worker_core.redis.endpoint import Address
+from worker_core.redis.resp import new_parser
 from worker_core.redis.searching import Question, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from worker_core.redis.endpoint import ClusterNodes, Endpoint
     from worker_core.redis.resp import Reply
@@ -160,8 +161,7 @@ def parser_for(slot: int | None) -> hiredis.Reader:
             )
         return ReplyError(text)
 
-    factory: Callable[[str], Any] = reply_error
-    return hiredis.Reader(replyError=factory, errors="replace")
+    return new_parser(reply_error)
 
 
 def probe_keys(prefix: str) -> tuple[str, str, str]:

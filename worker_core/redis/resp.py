@@ -67,7 +67,7 @@ def _body(packed: bytes) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
-def new_parser() -> hiredis.Reader:
+def new_parser(reply_error: Callable[[str], ReplyError] = ReplyError) -> hiredis.Reader:
     """A parser of one connection's replies: errors as `ReplyError`, text as bytes, `False` for not yet."""
-    reply_error: Callable[[str], Any] = ReplyError
-    return hiredis.Reader(replyError=reply_error, errors="replace")
+    factory: Callable[[str], Any] = reply_error
+    return hiredis.Reader(replyError=factory, errors="replace")
