@@ -114,7 +114,9 @@ def test_locks_that_are_lost_are_named() -> None:
         ([b"bull:q:marker", b"1", b"1.7000000000005e12"], 1.7000000000005e12),
     ],
 )
-def test_the_marker_says_when_the_next_delayed_job_is_due(reply: object, due_ms: float | None) -> None:
+def test_the_marker_says_when_the_next_delayed_job_is_due(
+    reply: object, due_ms: float | None
+) -> None:
     assert replies.read_marker(reply) == due_ms
 
 

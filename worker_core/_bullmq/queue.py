@@ -90,9 +90,7 @@ class Queue:
         if packed is None:
             if len(self._completions) >= _COMPLETIONS_KEPT:
                 self._completions.clear()
-            packed = pack_completion(
-                self.keys, token, options, self.options, fetch_next=fetch_next
-            )
+            packed = pack_completion(self.keys, token, options, self.options, fetch_next=fetch_next)
             self._completions[key] = packed
         return packed
 
