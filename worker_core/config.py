@@ -224,6 +224,8 @@ class ResultSettings:
     """Bytes; a larger envelope is kept under a key of its own, for BullMQ copies return values."""
     ttl: timedelta = setting(timedelta(days=1), validator=longer_than_zero)
     """How long such a key is kept."""
+    stream_ttl: timedelta = setting(timedelta(hours=1), validator=longer_than_zero)
+    """How long a job's token stream is kept after its last entry."""
 
 
 @attrs.frozen(kw_only=True)

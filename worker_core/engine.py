@@ -99,10 +99,12 @@ class ChatCall:
 
 @attrs.frozen
 class ChatChunk:
-    """A piece of an answer as it is generated: text, thinking, or neither (a tool call)."""
+    """A piece of an answer as it is generated: text, thinking, tool calls."""
 
     content: str = ""
     thinking: str = ""
+    tool_calls: tuple[JSON, ...] = ()
+    """In the engine's own form; each of them whole."""
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from structlog.typing import FilteringBoundLogger
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from worker_core.engine import (
         ChatAnswer,
         ChatCall,
+        ChatChunk,
         EmbedAnswer,
         EmbedCall,
         EngineProgress,
@@ -57,6 +59,8 @@ class Outcome(enum.Enum):
     """Its job type held the queue back: it is at the head of it again, no attempt spent."""
     RETURNED = "returned"
     """The worker stopped: the job is back in its queue, no attempt spent."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it: it has failed for good, with that reason."""
     LOST = "lost"
     """Its lock was lost, so it belongs to another worker: nothing was written."""
 
@@ -127,16 +131,36 @@ class EngineCalls(Protocol):
     """
 
     async def chat(
-        self, call: ChatCall, *, on_progress: Callable[[EngineProgress], None] | None = None
+        self,
+        call: ChatCall,
+        *,
+        on_progress: Callable[[EngineProgress], None] | None = None,
+        on_chunk: Callable[[ChatChunk], None] | None = None,
     ) -> ChatAnswer:
         """Wait for the model and a place, and generate an answer.
 
-        `on_progress` is called at each phase and with each piece of the answer; it must not block.
+        `on_progress` is called at each phase and with each piece of the answer, `on_chunk` with the
+        pieces themselves: each of them once, also where the call is made again. Neither may block.
         """
         ...
 
-    async def embed(self, call: EmbedCall) -> EmbedAnswer:
-        """Wait for the model and a place, and compute the vectors."""
+    async def embed(
+        self, call: EmbedCall, *, together_with: Sequence[JobContext] = ()
+    ) -> EmbedAnswer:
+        """Wait for the model and a place, and compute the vectors.
+
+        A call for several jobs names in `together_with` the job of each input, in the order of the
+        inputs. During admission the clocks of all of them stand still, and each gets its share of
+        the tokens. On each host one model computes vectors for one call at a time.
+        """
+        ...
+
+    def waiting(self, model: str) -> AbstractContextManager[None]:
+        """Wait in the body for a call that another task makes for this job among others.
+
+        Such a wait belongs to admission: the job's clock stands still until the call that names it
+        in `together_with` asks to be admitted. `EngineError` after `worker.max_wait` without one.
+        """
         ...
 
 
@@ -175,6 +199,14 @@ class JobContext(Protocol):
 
     def progress(self, value: object) -> None:
         """Publish how far the job is (any JSON); sent at most twice a second, the newest wins."""
+        ...
+
+    def emit(self, piece: str | ChatChunk) -> None:
+        """Add a piece of the answer to the job's token stream, for readers that wait for it.
+
+        The first call begins the stream, an empty piece too; it ends with the job's run. Pieces are
+        put together, so that at most 20 entries a second are written, or one for 64 pieces.
+        """
         ...
 
     def note(self, line: str) -> None:
@@ -219,6 +251,12 @@ class JobType(abc.ABC, Generic[RequestT]):
     def timeout_of(self, request: RequestT) -> timedelta | None:  # noqa: ARG002  # for overriding
         """Return how long this request may run; never more than `timeout` counts."""
         return self.timeout
+
+    def nothing_waits(self, queue: str) -> None:
+        """Learn that a queue has answered that no job waits in it; called each time, must be cheap.
+
+        Whoever collects jobs to run them together need not wait for more from there.
+        """
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ import click
 from benchmarks.bench_queue import goals, machine, plan, report
 from benchmarks.bench_queue.peers import Peer, PeerFailed, install_node_packages
 from benchmarks.bench_queue.samples import Sample, Samples
+from benchmarks.results_page import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -121,14 +122,14 @@ def _write(samples: Samples, judgements: Sequence[goals.Judgement], peers: list[
     # Only here: nothing else needs the library that draws.
     from benchmarks.bench_queue.picture import draw  # noqa: PLC0415
 
-    page = report.whole_page(
+    section = report.section(
         samples,
         judgements,
         day=datetime.now(UTC).date().isoformat(),
         machine=machine.describe(peers),
     )
     draw(samples, _FOLDER / report.PICTURE)
-    (_FOLDER / "RESULTS.md").write_text(page, "utf-8")
+    publish(section)
 
 
 if __name__ == "__main__":

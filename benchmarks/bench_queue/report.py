@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from benchmarks.bench_queue.goals import Judgement
     from benchmarks.bench_queue.samples import Samples
 
-__all__ = ["PICTURE", "disturbance", "tables", "whole_page"]
+__all__ = ["PICTURE", "disturbance", "markdown", "section", "tables"]
 
 PICTURE = "queue.svg"
 
@@ -73,7 +73,7 @@ def _table(samples: Samples, case_name: str, figures: Sequence[Figure]) -> str:
         for case in samples.cases(figures[0])
         for peer in samples.peers()
     ]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _number(value: float | None, figure: Figure) -> str:
@@ -86,7 +86,8 @@ def _ratio(samples: Samples, figure: Figure, case: int, peer: Peer) -> str:
     return f"{spread.median:.2f} ({spread.low:.2f} - {spread.high:.2f})"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns stand under each other."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * (width - 1) + ":" for width in widths], *rows]
     return "\n".join(
@@ -103,13 +104,13 @@ def disturbance(samples: Samples) -> float:
     return max(seen, default=0.0)
 
 
-def whole_page(
+def section(
     samples: Samples, judgements: Sequence[Judgement], *, day: str, machine: Mapping[str, str]
 ) -> str:
-    """Return RESULTS.md."""
+    """Return the queue's section of RESULTS.md."""
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     goals = "\n".join(f"- {judgement}" for judgement in judgements)
-    return _PAGE.format(
+    return _SECTION.format(
         day=day,
         facts=facts,
         picture=PICTURE,
@@ -119,13 +120,11 @@ def whole_page(
     )
 
 
-_PAGE = """# Results
+_SECTION = """## The queue: no-op jobs
 
 Written by `make bench-queue ARGS=--write` on {day}; what follows is one run.
 
 {facts}
-
-## The queue: no-op jobs
 
 ![Throughput, CPU, pick-up latency and memory beside Node BullMQ]({picture})
 

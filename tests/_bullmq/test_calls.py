@@ -14,11 +14,13 @@ import pytest
 from worker_core._bullmq import calls, scripts
 from worker_core._bullmq.adding import AddOptions, Parent, add, read_added
 from worker_core._bullmq.calls import ClaimOptions, Failure, Finish
+from worker_core._bullmq.cancelling import begin_cancel, end_cancel, review_wishes
 from worker_core._bullmq.flows import ChildKeys, count_children, wait_for_children
 from worker_core._bullmq.job import Backoff, JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.scheduling import make_next
 from worker_core._bullmq.scripts import OWN_SCRIPTS, WORKER_SCRIPTS, _package_folder, load_scripts
+from worker_core._bullmq.streams import Place, add_entry
 from worker_core.add_options import ChildFailure
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ CALLS: dict[str, ScriptCall] = {
     "sweep stalled": calls.sweep_stalled(KEYS, 1, 30_000),
     "count jobs": calls.count_jobs(KEYS),
     "repair": calls.repair(KEYS, attrs.evolve(JOB, repairs={"atm": "0", "parent": ""}), "t:1"),
+    "add entry": add_entry(KEYS, "7", "t:1", b"{}", place=Place.FRESH, ttl=timedelta(hours=1)),
+    "begin to cancel": begin_cancel(KEYS, "7", "t:1", 30_000),
+    "end a cancel": end_cancel(KEYS, "7", b"1234"),
+    "review wishes": review_wishes(KEYS),
     "find owned": calls.find_owned(KEYS, "t:1"),
     "wait for children": wait_for_children(KEYS, "7", "t:1"),
     "count children": count_children(KEYS, "7"),
@@ -81,12 +87,18 @@ MEANINGS: dict[str, str] = {
     "jobid": KEYS.job("7"),
     "job id": KEYS.job("7"),
     "job logs": KEYS.logs("7"),
+    "lock": KEYS.lock("7"),
+    "stream": KEYS.tokens("7"),
     "id": KEYS.id,
     "stalled-check": KEYS.stalled_check,
     "repeat": KEYS.repeat,
     "prefix": KEYS.base,
     "producer": KEYS.job("7"),
     "wait-children": KEYS.waiting_children,
+    "waiting-children": KEYS.waiting_children,
+    "wishes": KEYS.wishes,
+    "completed metrics": KEYS.metrics("completed"),
+    "failed metrics": KEYS.metrics("failed"),
     "job dependencies": CHILDREN.pending,
     "unprocessed": CHILDREN.pending,
     "processed": CHILDREN.values,

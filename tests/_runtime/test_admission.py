@@ -476,3 +476,67 @@ async def test_the_wait_for_a_load_is_told(
     await run_all(loading)
     await run_all(after)
     assert (loading.load_seconds, after.load_seconds) == (7, None)
+
+
+# --- Embeddings: one call at a time per host and model ---
+
+
+def embedder(admission: Admission, model: str = "nomic", **more: object) -> Caller:
+    return Caller(admission, model=model, operation=Operation.EMBED, keep_seconds=10, **more)  # type: ignore[arg-type]
+
+
+async def test_a_model_embeds_for_one_call_at_a_time_however_it_is_spelt(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    limits = attrs.evolve(LIMITS, max_concurrent=8)
+    admission = admission_to(loads, MemoryHost(limits=limits, loaded={"nomic", "minilm"}))
+    names = ["nomic", "Nomic:latest", "nomic"]
+    callers = [embedder(admission, name) for name in names]
+    other, chat = embedder(admission, "minilm"), Caller(admission, model="nomic", keep_seconds=10)
+    await run_all(*callers, other, chat)
+    assert sorted(caller.admitted_at or 0 for caller in callers) == [0, 10, 20]
+    assert (other.admitted_at, chat.admitted_at) == (0, 0)
+
+
+async def test_who_waits_for_its_turn_holds_no_place(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    limits = attrs.evolve(LIMITS, max_concurrent=2)
+    admission = admission_to(loads, MemoryHost(limits=limits, loaded={"nomic", "llama3"}))
+    callers = [embedder(admission) for _ in range(5)]
+    chat = Caller(admission)
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(caller.run)
+        await anyio.sleep(1)
+        tasks.start_soon(chat.run)
+    assert chat.admitted_at == 1
+
+
+async def test_express_jobs_embed_first(autojump_clock: object, loads: TaskGroup) -> None:
+    admission = admission_to(loads, MemoryHost(loaded={"nomic"}))
+    callers = [embedder(admission) for _ in range(3)]
+    express = embedder(admission, express=True)
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(caller.run)
+        await anyio.sleep(1)
+        tasks.start_soon(express.run)
+    assert express.admitted_at == 10
+
+
+async def test_who_gives_up_before_its_turn_takes_none(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    admission = admission_to(loads, MemoryHost(loaded={"nomic"}), max_wait=timedelta(seconds=15))
+    callers = [embedder(admission) for _ in range(3)]
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(caller.run)
+        await anyio.sleep(1)
+        # One that waits is cancelled, and one runs into `max_wait`: the turn goes on to the next.
+        waiting = [caller for caller in callers if caller.admitted_at is None]
+        waiting[0].scope.cancel()
+    late = embedder(admission)
+    await run_all(late)
+    assert late.admitted_at == anyio.current_time() - 10

@@ -432,7 +432,7 @@ def test_a_known_variable_whose_plugin_is_off_gives_a_notice() -> None:
     )
     assert set(configuration.notices) == {
         "OLLAMA_BASE_URL (environment) sets nothing: enable plugin ollama",
-        "WORKER_TIMEOUT (.env) sets nothing: enable plugin chat",
+        "WORKER_TIMEOUT (.env) sets nothing: enable plugin chat or embeddings",
     }
 
 

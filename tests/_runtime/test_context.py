@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import anyio
 import attrs
+import orjson
+import pytest
 from structlog.testing import capture_logs
 
 from tests._runtime.support import new_scope, running
 from worker_core._bullmq.job import StoredJob
 from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.streams import Place
 from worker_core._runtime.context import Context, Surroundings, view_of
-from worker_core._runtime.progress import ProgressPump
+from worker_core._runtime.pump import Pump
 from worker_core._runtime.scope import JobScope
+from worker_core.engine import ChatChunk
+from worker_core.job import Outcome
 
 STORED = StoredJob(id="7", name="n", attempts_made=1, timestamp_ms=1_700_000_000_250)
 
@@ -26,9 +33,20 @@ class JobQueue:
     keys: QueueKeys = QueueKeys("bull", "q")  # noqa: RUF009  # frozen
     lines: list[str] = attrs.field(factory=list)
     published: list[bytes] = attrs.field(factory=list)
+    entries: list[tuple[Place, dict[str, Any]]] = attrs.field(factory=list)
 
     def post_log(self, job: StoredJob, line: str) -> None:
         self.lines.append(line)
+
+    @property
+    def link(self) -> Any:
+        return SimpleNamespace(is_connected=True)
+
+    def post_entry(
+        self, job_id: str, token: str, data: bytes, *, place: Place, ttl: timedelta
+    ) -> None:
+        assert (job_id, token, ttl) == ("7", "token", timedelta(hours=1))
+        self.entries.append((place, orjson.loads(data)))
 
     def post_progress(self, job_id: str, progress: bytes) -> None:
         self.published.append(progress)
@@ -48,10 +66,11 @@ def context_in(scope: JobScope, queue: JobQueue | None = None) -> Context:
         keeper=cast("Any", SureKeeper()),
         redis=nothing,
         admission=None,
-        pump=ProgressPump(),
+        pump=Pump(),
+        stream_ttl=timedelta(hours=1),
         notify=None,
     )
-    return Context(around, STORED, scope, anyio.current_time())
+    return Context(around, STORED, scope, anyio.current_time(), "token")
 
 
 async def test_a_note_goes_into_the_jobs_own_log() -> None:
@@ -107,6 +126,67 @@ async def test_a_job_that_has_ended_publishes_no_more(autojump_clock: object) ->
         context.end()
         context.progress(2)
     assert (before.published, after.published) == ([b"1"], [])
+
+
+async def test_the_first_piece_begins_the_stream_also_an_empty_one() -> None:
+    queue = JobQueue()
+    context = context_in(new_scope(), queue)
+    context.emit("")
+    assert queue.entries == [(Place.FRESH, {"event": "begin", "index": 0, "attempt": 2})]
+    context.emit(ChatChunk("a", "hm", ({"name": "f"},)))
+    [_, (place, entry)] = queue.entries
+    assert place is Place.APPEND
+    assert entry == {
+        "event": "chunk",
+        "index": 1,
+        "content": "a",
+        "thinking": "hm",
+        "tool_calls": [{"name": "f"}],
+    }
+
+
+async def test_what_waits_goes_before_the_end_and_nothing_comes_behind_it() -> None:
+    queue = JobQueue()
+    context = context_in(new_scope(), queue)
+    for piece in ("a", "b", "c"):
+        context.emit(piece)
+    context.end()
+    context.emit("too late")
+    context.announce(Outcome.FAILED, b"bang")
+    assert [entry for _, entry in queue.entries[1:]] == [
+        {"event": "chunk", "index": 1, "content": "a"},
+        {"event": "chunk", "index": 2, "content": "bc"},
+        {"event": "end", "index": 3, "outcome": "failed", "reason": "bang"},
+    ]
+
+
+async def test_a_job_that_puts_nothing_out_writes_no_stream() -> None:
+    queue = JobQueue()
+    context = context_in(new_scope(), queue)
+    context.end()
+    context.announce(Outcome.COMPLETED, None)
+    # Nor does one of a first run that was never run.
+    context_in(new_scope(), queue).announce(Outcome.FAILED, b"bad data")
+    assert queue.entries == []
+
+
+async def test_a_tool_call_that_is_not_json_takes_no_words_along() -> None:
+    queue = JobQueue()
+    with capture_logs() as logs:
+        context_in(new_scope(), queue).emit(ChatChunk("a", tool_calls=(cast("Any", math.nan),)))
+    assert queue.entries[-1][1] == {"event": "chunk", "index": 1, "content": "a"}
+    assert [entry["event"] for entry in logs] == ["a tool call is not JSON"]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_only_what_ends_the_job_ends_its_stream(outcome: Outcome) -> None:
+    queue = JobQueue()
+    context = context_in(new_scope(), queue)
+    context.emit("a")
+    context.announce(outcome, None)
+    goes_on = {"retried", "delayed", "waiting_children", "rate_limited", "returned"}
+    event = "stop" if outcome.value in goes_on else "end"
+    assert queue.entries[-1][1] == {"event": event, "index": 2, "outcome": outcome.value}
 
 
 async def test_a_job_knows_when_it_was_added() -> None:

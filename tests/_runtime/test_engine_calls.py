@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -25,9 +26,9 @@ from tests._runtime.support import (
     task_group,
 )
 from worker_core._runtime.admission import Admission, AdmissionTimeout
-from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine, shared_out
 from worker_core._runtime.scope import JobScope, StopReason
-from worker_core.engine import EngineProgress, Phase
+from worker_core.engine import ChatChunk, EmbedCall, EngineProgress, Phase
 from worker_core.errors import EngineError, FailureClass
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ async def test_a_total_shorter_than_the_first_token_says_so(
 def test_the_clock_that_ran_out_is_the_one_that_is_named(
     waits: list[int], first: int, between: int, total: int
 ) -> None:
+    # Never at the same moment as a clock: eight of them make no whole second.
+    odd = 1 / 16
+
     async def run() -> tuple[str, float]:
         limits = attrs.evolve(
             LIMITS,
@@ -166,7 +170,7 @@ def test_the_clock_that_ran_out_is_the_one_that_is_named(
         )
         async with task_group() as loads:
             host = MemoryHost(limits=limits, loaded={"llama3"})
-            host.answers = [[*(Step(wait + 0.5) for wait in waits)]]
+            host.answers = [[*(Step(wait + odd) for wait in waits)]]
             bench = bench_in(loads, host)
             try:
                 await bench.engine.chat(CHAT)
@@ -180,12 +184,12 @@ def test_the_clock_that_ran_out_is_the_one_that_is_named(
     for index, wait in enumerate(waits):
         bound = first if index == 0 else between
         name = "first token" if index == 0 else "next token"
-        if now + wait + 0.5 > min(now + bound, total):
+        if now + wait + odd > min(now + bound, total):
             over = now + bound < total
             expected = f"{name} within {bound} s" if over else f"whole answer in {total} s"
             now = min(now + bound, total)
             break
-        now += wait + 0.5
+        now += wait + odd
     assert said == (f"memory:1 gave no {expected}" if expected else "")
     assert ended == now
 
@@ -351,6 +355,17 @@ async def test_progress_goes_from_loading_by_waiting_to_generating(
     ]
 
 
+async def test_the_pieces_of_an_answer_are_handed_on_once_each(
+    autojump_clock: object, bench: Bench
+) -> None:
+    # The first call fails before its first piece, and is made again.
+    bench.host.answers = [[failing(FailureClass.BUSY)], [Step(), Step(), Step()]]
+    chunks: list[ChatChunk] = []
+    await bench.engine.chat(CHAT, on_chunk=chunks.append)
+    assert chunks == [ChatChunk("x")] * 3
+    assert len(bench.host.calls) == 2
+
+
 async def test_loading_is_told_only_where_the_model_is_not_listed(
     autojump_clock: object, bench: Bench
 ) -> None:
@@ -388,6 +403,137 @@ async def test_several_calls_add_up(autojump_clock: object, bench: Bench) -> Non
     assert (bench.use.prompt_tokens, bench.use.completion_tokens) == (3 + 3 + 2, 10)
     assert (bench.use.model_asked, bench.use.model_used) == ("llama3", "nomic")
     assert bench.admitted == ["llama3", "llama3", "nomic"]
+
+
+# --- Calls for several jobs ---
+
+
+@attrs.frozen
+class Sharer:
+    """Stands for the context of a job that shares a call: all that is asked of it is its engine."""
+
+    bench: Bench
+
+    @property
+    def engine(self) -> GuardedEngine:
+        return self.bench.engine
+
+
+def sharers_in(loads: TaskGroup, host: MemoryHost, count: int) -> tuple[list[Bench], list[Any]]:
+    first = bench_in(loads, host)
+    others = [bench_in(loads, host) for _ in range(count - 1)]
+    for other in others:
+        other.engine = attrs.evolve(other.engine, admission=first.engine._admission)
+    benches = [first, *others]
+    return benches, [Sharer(bench) for bench in benches]
+
+
+async def test_a_shared_call_is_noted_for_every_job_and_its_tokens_add_up(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=5)
+    benches, (a, b, c) = sharers_in(loads, host, 3)
+    call = EmbedCall(model="nomic", input=("x" * 50, "", "y" * 10, "z" * 49))
+    await a.engine.embed(call, together_with=[a, b, c, b])
+    assert host.calls == [call]
+    for bench in benches:
+        assert bench.admitted == ["nomic"]
+        assert (bench.use.model_asked, bench.use.model_used) == ("nomic", "nomic")
+        assert (bench.use.admission_seconds, bench.use.load_seconds) == (5, 5)
+    tokens = [bench.use.prompt_tokens for bench in benches]
+    assert sum(tokens) == 4
+    assert tokens == [1, 2, 1]
+
+
+async def test_the_clocks_of_all_who_share_a_call_stand_still_during_admission(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=100, answers=[[Step(3)]])
+    benches, sharers = sharers_in(loads, host, 2)
+    for bench in benches:
+        bench.scope.limit(10)
+    await sharers[0].engine.embed(EMBED, together_with=sharers)
+    assert [bench.scope.seconds_left for bench in benches] == [7, 7]
+
+
+async def test_a_job_that_has_gone_is_told_nothing_of_the_call_that_it_shared(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    benches, sharers = sharers_in(loads, MemoryHost(load_seconds=100), 2)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(sharers[0].engine.embed, EMBED, together_with=sharers))
+        await anyio.sleep(1)
+        benches[1].scope.cancel(StopReason.DRAIN)
+    assert (benches[0].admitted, benches[1].admitted) == (["nomic"], [])
+
+
+async def test_a_call_is_express_where_one_of_its_jobs_is(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(loaded={"nomic"}, answers=[[Step(10)]])
+    benches, sharers = sharers_in(loads, host, 3)
+    benches[2].engine.express = True
+    plain = EmbedCall(model="nomic", input=("plain",))
+    async with anyio.create_task_group() as tasks:
+        for call, owners in (
+            (EMBED, [sharers[0]] * 2),
+            (plain, [sharers[0]]),
+            (EMBED, sharers[1:]),
+        ):
+            tasks.start_soon(partial(owners[0].engine.embed, call, together_with=owners))
+            await anyio.sleep(1)
+    assert host.calls == [EMBED, EMBED, plain]
+
+
+async def test_a_shared_call_names_the_job_of_each_input(loads: TaskGroup) -> None:
+    _, sharers = sharers_in(loads, MemoryHost(), 3)
+    with pytest.raises(ValueError, match="3 for 2"):
+        await sharers[0].engine.embed(EMBED, together_with=sharers)
+
+
+async def test_who_waits_for_a_call_that_another_makes_waits_on_admissions_time(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    host = MemoryHost(load_seconds=100, answers=[[Step(3)]])
+    (a, b), sharers = sharers_in(loads, host, 2)
+    b.scope.limit(10)
+
+    async def call() -> None:
+        await anyio.sleep(50)
+        await sharers[0].engine.embed(EMBED, together_with=sharers)
+        answered.set()
+
+    answered = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        with running(b.scope), b.engine.waiting("nomic"):
+            await answered.wait()
+    assert b.scope.reason is None
+    assert b.scope.seconds_left == 7
+    assert (a.use.admission_seconds, b.use.admission_seconds) == (100, 150)
+
+
+async def test_nobody_waits_for_a_call_for_ever_and_one_that_began_has_its_own_clocks(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    bench = bench_in(loads, max_wait=timedelta(seconds=30))
+    said = r"no call of model 'nomic' began within 30 s"
+    with pytest.raises(AdmissionTimeout, match=said), bench.engine.waiting("nomic"):
+        await anyio.sleep_forever()
+    bench.host.answers = [[Step(100)]]
+    with bench.engine.waiting("nomic"):
+        await bench.engine.embed(EMBED)
+    assert bench.use.admission_seconds == 30
+    assert anyio.current_time() == 130
+
+
+@given(total=st.integers(0, 10**6), sizes=st.lists(st.integers(0, 10**5), min_size=1, max_size=40))
+def test_shares_add_up_and_are_within_one_of_their_part(total: int, sizes: list[int]) -> None:
+    shares = shared_out(total, sizes)
+    weights = [max(size, 1) for size in sizes]
+    assert sum(shares) == total
+    for share, weight in zip(shares, weights, strict=True):
+        assert abs(share - total * weight / sum(weights)) < 1 + 1e-6
 
 
 async def test_the_wait_of_every_attempt_counts_as_admission(

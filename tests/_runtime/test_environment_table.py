@@ -27,13 +27,16 @@ KNOWN = {
     "OLLAMA_TIMEOUT",
     "OLLAMA_MAX_RETRIES",
     "ALLOWED_MODELS",
+    "WORKER_BATCH_SIZE",
+    "ENABLE_BATCH_PROCESSING",
+    "BATCH_TIMEOUT",
 }
 """What the design promises so far."""
 
 
 @attrs.frozen
 class Row:
-    """One line of the table."""
+    """One setting of a line of the table; a variable may set several plugins'."""
 
     variable: str
     path: str
@@ -51,15 +54,19 @@ class Row:
 def read_table() -> list[Row]:
     _, _, section = PAGE.read_text("utf-8").partition("Environment variables\n")
     section = re.split(r"^#", section, maxsplit=1, flags=re.MULTILINE)[0]
-    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|([^|]*)\|", section, re.MULTILINE)
-    return [Row(variable, path, unit.strip()) for variable, path, unit in rows]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|([^|]*)\|", section, re.MULTILINE)
+    return [
+        Row(variable, path, unit.strip())
+        for variable, paths, unit in rows
+        for path in re.findall(r"`([\w.]+)`", paths)
+    ]
 
 
 ROWS = read_table()
 
 
-def declared() -> dict[str, tuple[str, attrs.Attribute[Any]]]:
-    """Every variable that the core and the first-party plugins declare: its path and its field."""
+def declared() -> dict[tuple[str, str], attrs.Attribute[Any]]:
+    """Every variable that the core and the first-party plugins declare, and what it sets."""
     tables: dict[str, type[Any]] = {
         field.name: type(getattr(CoreSettings(), field.name))
         for field in attrs.fields(CoreSettings)
@@ -72,7 +79,7 @@ def declared() -> dict[str, tuple[str, attrs.Attribute[Any]]]:
         attrs.resolve_types(shape)
         for field in attrs.fields(shape):
             if (variable := SettingInfo.of(field).env) is not None:
-                found[variable] = (f"{table}.{field.name}", field)
+                found[variable, f"{table}.{field.name}"] = field
     return found
 
 
@@ -97,21 +104,19 @@ def sample_of(field: attrs.Attribute[Any]) -> tuple[str, object]:
 
 def test_the_table_is_there_and_names_all_that_is_promised() -> None:
     assert {row.variable for row in ROWS} >= KNOWN
-    assert len({row.variable for row in ROWS}) == len(ROWS)
+    assert len({(row.variable, row.path) for row in ROWS}) == len(ROWS)
 
 
 def test_every_variable_that_is_declared_is_documented_and_no_other() -> None:
-    assert {row.variable: row.path for row in ROWS} == {
-        variable: path for variable, (path, _) in declared().items()
-    }
+    assert {(row.variable, row.path) for row in ROWS} == set(declared())
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.variable)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.variable}-{row.path}")
 def test_each_variable_changes_its_setting(row: Row) -> None:
     plugins = ["chat"] if row.plugin in {None, "ollama"} else [row.plugin]
     file = {"worker": {"plugins": plugins}}
     before = shown(configure(file))
-    text, value = sample_of(declared()[row.variable][1])
+    text, value = sample_of(declared()[row.variable, row.path])
     after = shown(configure(file, environ={row.variable: text}))
     assert before[row.path][1] == "default"
     assert after[row.path] == (value, f"environment {row.variable}")
@@ -120,8 +125,8 @@ def test_each_variable_changes_its_setting(row: Row) -> None:
     assert {path for path in after if after[path] != before[path]} == {row.path}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.variable)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.variable}-{row.path}")
 def test_the_unit_of_each_variable_is_the_one_documented(row: Row) -> None:
-    unit = SettingInfo.of(declared()[row.variable][1]).env_unit
+    unit = SettingInfo.of(declared()[row.variable, row.path]).env_unit
     assert ("milliseconds" in row.unit) == (unit is EnvUnit.MILLISECONDS)
     assert ("seconds" in row.unit) == (unit is not None)

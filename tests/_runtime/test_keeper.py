@@ -206,3 +206,14 @@ async def test_a_failure_costs_no_job_its_scope(
     with capture_logs(), running(scope):
         await anyio.sleep(12)
     assert scope.reason is None
+
+
+async def test_only_a_job_that_runs_here_is_cancelled(
+    autojump_clock: object, keeper: Keeper
+) -> None:
+    mine, other = new_scope(), new_scope()
+    keeper.hold("1", "t:1", mine, anyio.current_time())
+    keeper.hold("2", "t:2", other, anyio.current_time())
+    assert (keeper.cancel("1"), keeper.cancel("3")) == (True, False)
+    assert (keeper.holds("1"), keeper.holds("3")) == (True, False)
+    assert (mine.reason, other.reason) == (StopReason.CANCELLED, None)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests._runtime.support import run_virtual, task_group
-from worker_core._runtime.progress import ProgressPump, ProgressReporter
+from worker_core._runtime.progress import ProgressReporter
+from worker_core._runtime.pump import Pump
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,9 +39,9 @@ class PostedTo:
 
 
 @pytest.fixture
-async def pump() -> AsyncIterator[ProgressPump]:
+async def pump() -> AsyncIterator[Pump]:
     async with task_group() as tasks:
-        running = ProgressPump()
+        running = Pump()
         tasks.start_soon(running.run)
         yield running
 
@@ -50,19 +51,19 @@ def queue() -> PostedTo:
     return PostedTo()
 
 
-def reporter_of(pump: ProgressPump, queue: PostedTo, job_id: str = "1") -> ProgressReporter:
+def reporter_of(pump: Pump, queue: PostedTo, job_id: str = "1") -> ProgressReporter:
     return ProgressReporter(pump, queue, job_id)  # type: ignore[arg-type]  # stands for the queue
 
 
 async def test_the_first_value_goes_out_at_once(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter_of(pump, queue).report({"done": 1})
     assert queue.values() == [{"done": 1}]
 
 
 async def test_the_newest_of_many_values_goes_out_when_its_time_has_come(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter = reporter_of(pump, queue)
     for number in range(10):
@@ -74,7 +75,7 @@ async def test_the_newest_of_many_values_goes_out_when_its_time_has_come(
 
 
 async def test_a_value_after_a_pause_goes_out_at_once(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter = reporter_of(pump, queue)
     reporter.report(1)
@@ -84,7 +85,7 @@ async def test_a_value_after_a_pause_goes_out_at_once(
 
 
 async def test_what_waits_at_the_end_of_the_job_is_dropped(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter = reporter_of(pump, queue)
     reporter.report(1)
@@ -95,7 +96,7 @@ async def test_what_waits_at_the_end_of_the_job_is_dropped(
 
 
 async def test_after_the_end_of_the_job_nothing_is_sent(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     # A task of the job type's own may outlive the job that it reports for.
     reporter = reporter_of(pump, queue)
@@ -110,7 +111,7 @@ async def test_after_the_end_of_the_job_nothing_is_sent(
 
 @pytest.mark.parametrize("value", [math.nan, {"a": [math.inf]}, object(), 2**64])
 async def test_what_is_not_json_is_logged_and_dropped(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo, value: object
+    autojump_clock: object, pump: Pump, queue: PostedTo, value: object
 ) -> None:
     reporter = reporter_of(pump, queue)
     with capture_logs() as logs:
@@ -120,7 +121,7 @@ async def test_what_is_not_json_is_logged_and_dropped(
 
 
 async def test_what_is_not_json_does_not_stop_the_progress_of_others(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     bad, good = reporter_of(pump, queue), reporter_of(pump, queue, "2")
     bad.report(1)
@@ -134,14 +135,14 @@ async def test_what_is_not_json_does_not_stop_the_progress_of_others(
 
 
 async def test_half_an_emoji_is_sent_as_a_replacement(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter_of(pump, queue).report({"text": "\ud83d"})
     assert queue.values() == [{"text": "�"}]
 
 
 async def test_null_says_nothing_and_takes_nothing_away(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     reporter = reporter_of(pump, queue)
     reporter.report(None)
@@ -153,7 +154,7 @@ async def test_null_says_nothing_and_takes_nothing_away(
 
 
 async def test_false_and_nought_are_values(
-    autojump_clock: object, pump: ProgressPump, queue: PostedTo
+    autojump_clock: object, pump: Pump, queue: PostedTo
 ) -> None:
     for number, value in enumerate((0, False, "", [])):
         reporter_of(pump, queue, str(number)).report(value)
@@ -174,7 +175,7 @@ def test_never_more_than_twice_a_second_and_the_last_value_always_arrives(
     async def run() -> PostedTo:
         queue = PostedTo()
         async with task_group() as tasks:
-            pump = ProgressPump()
+            pump = Pump()
             tasks.start_soon(pump.run)
             reporters = {job: reporter_of(pump, queue, job) for job in "ab"}
             for number, (job, pause) in enumerate(reports):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from tests._runtime.support import new_scope, run_virtual, running
 from worker_core._runtime.scope import RETURN_SECONDS, JobScope, StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 async def test_a_job_that_ends_in_time_was_not_stopped(autojump_clock: object) -> None:
@@ -242,6 +246,47 @@ async def test_a_lock_lost_during_settling_does_not_end_it(autojump_clock: objec
         scope.cancel(StopReason.LOCK_LOST)
         await anyio.sleep(100)
     assert not bound.cancelled_caught
+    assert scope.reason is None
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda scope: scope.limit(1),
+        lambda scope: scope.end_by(anyio.current_time() + 1),
+        lambda scope: scope.cancel(StopReason.DRAIN),
+    ],
+    ids=["deadline", "drain", "hurried drain"],
+)
+async def test_a_wish_outranks_the_clocks_also_while_the_job_ends(
+    autojump_clock: object, stop: Callable[[JobScope], None]
+) -> None:
+    scope = new_scope()
+    with running(scope):
+        stop(scope)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            scope.cancel(StopReason.CANCELLED)
+    assert scope.reason is StopReason.CANCELLED
+
+
+async def test_a_lost_lock_outranks_a_wish(autojump_clock: object) -> None:
+    for order in ([StopReason.CANCELLED, StopReason.LOCK_LOST], [*StopReason][::-1]):
+        scope = new_scope()
+        with running(scope):
+            for reason in order:
+                scope.cancel(reason)
+            await anyio.sleep_forever()
+        assert scope.reason is StopReason.LOCK_LOST
+
+
+async def test_a_wish_while_the_outcome_is_written_changes_nothing(autojump_clock: object) -> None:
+    scope = new_scope()
+    with running(scope):
+        assert scope.settle_within(5)
+        scope.cancel(StopReason.CANCELLED)
+        await anyio.sleep(1)
     assert scope.reason is None
 
 

@@ -21,6 +21,8 @@ from worker_core._bullmq.replies import STILL_OWNED, Finished, Nothing, Refusal,
 from worker_core._runtime.backoffs import Backoffs
 from worker_core._runtime.context import view_of
 from worker_core._runtime.settlement import (
+    Announce,
+    Cancelled,
     Completed,
     Delayed,
     Failed,
@@ -229,13 +231,18 @@ LINEAR = BackoffStrategy("linear", lambda attempt: attempt.number * attempt.dela
 
 
 async def settle(
-    queue: ModelQueue, verdict: Verdict, *, job: StoredJob = JOB, may_fetch: bool = True
+    queue: ModelQueue,
+    verdict: Verdict,
+    *,
+    job: StoredJob = JOB,
+    may_fetch: bool = True,
+    announce: Announce = lambda _, __: None,
 ) -> Settlement:
     view = functools.partial(view_of, queue="q", job_type="t")
     backoffs = Backoffs({"linear": LINEAR}, view)
     settler = Settler(queue, lambda: may_fetch, backoffs=backoffs)  # type: ignore[arg-type]  # stands for the queue
     with capture_logs():
-        return await settler.settle(job, TOKEN, verdict)
+        return await settler.settle(job, TOKEN, verdict, announce)
 
 
 GOOD = Completed(b'{"a":1}')
@@ -251,6 +258,50 @@ async def test_an_answer_is_completed_and_brings_the_next_job() -> None:
     assert await settle(queue, GOOD) == Settlement(Outcome.COMPLETED, NEXT)
     assert queue.written == ["completed"]
     assert (queue.endings[0].value, queue.endings[0].stacktrace) == (b'{"a":1}', None)
+
+
+async def test_a_cancelled_job_fails_without_another_attempt() -> None:
+    queue = ModelQueue(waiting=[NEXT])
+    assert await settle(queue, Cancelled()) == Settlement(Outcome.CANCELLED, NEXT)
+    [ending] = queue.endings
+    # The traces of earlier attempts stay as they are.
+    assert (ending.completed, ending.value, ending.stacktrace) == (False, b"cancelled", None)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "announced"),
+    [
+        (GOOD, [(Outcome.COMPLETED, None)]),
+        (BAD, [(Outcome.RETRIED, b"ValueError: bad")]),
+        (FINAL, [(Outcome.FAILED, b"enough")]),
+        (Cancelled(), [(Outcome.CANCELLED, b"cancelled")]),
+        (Returned(), [(Outcome.RETURNED, None)]),
+        (Delayed(50), [(Outcome.DELAYED, None)]),
+        (WaitsForChildren(), [(Outcome.WAITING_CHILDREN, None)]),
+        (HeldBack(50), [(Outcome.RATE_LIMITED, None)]),
+        (Lost(), []),
+    ],
+)
+async def test_the_outcome_is_announced_before_it_is_written_and_once(
+    verdict: Verdict, announced: list[tuple[Outcome, bytes | None]]
+) -> None:
+    queue = ModelQueue(fates=[Fate.UNRUN])
+    told: list[tuple[Outcome, bytes | None]] = []
+
+    def announce(outcome: Outcome, reason: bytes | None) -> None:
+        assert queue.calls == []
+        told.append((outcome, reason))
+
+    settlement = await settle(queue, verdict, announce=announce)
+    assert told == announced
+    assert [outcome for outcome, _ in told] in ([], [settlement.outcome])
+
+
+async def test_an_answer_that_cannot_be_completed_is_announced_as_what_it_becomes() -> None:
+    told: list[Outcome] = []
+    queue = ModelQueue(children=Refusal.FAILED_CHILDREN)
+    await settle(queue, GOOD, announce=lambda outcome, _: told.append(outcome))
+    assert told == [Outcome.COMPLETED, Outcome.FAILED]
 
 
 async def test_nothing_is_brought_along_while_draining() -> None:
@@ -544,7 +595,14 @@ async def test_a_server_that_refuses_is_asked_again_with_growing_pauses(
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=8),
     verdict=st.sampled_from(
-        [GOOD, BAD, FINAL, *SENT_BACK, Completed(b"{}", LargeResult("k", b"x", timedelta(1)))]
+        [
+            GOOD,
+            BAD,
+            FINAL,
+            Cancelled(),
+            *SENT_BACK,
+            Completed(b"{}", LargeResult("k", b"x", timedelta(1))),
+        ]
     ),
     none_pending=st.booleans(),
     removes=st.booleans(),
@@ -573,7 +631,7 @@ def test_never_two_writes_that_count_and_no_job_forgotten(
     assert len(queue.written) <= 1
     expected = {
         "completed": Outcome.COMPLETED,
-        "failed": Outcome.FAILED,
+        "failed": Outcome.CANCELLED if verdict == Cancelled() else Outcome.FAILED,
         "retried in 0": Outcome.RETRIED,
     }
     sent_back = {

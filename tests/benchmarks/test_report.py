@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench_queue.goals import judge
 from benchmarks.bench_queue.peers import Peer
-from benchmarks.bench_queue.report import disturbance, tables, whole_page
+from benchmarks.bench_queue.report import disturbance, section, tables
 from benchmarks.bench_queue.samples import Figure, Sample, Samples
 
 SAMPLES = Samples(
@@ -44,8 +44,8 @@ def test_the_worst_backlog_tells_how_busy_the_machine_was() -> None:
     assert disturbance(Samples()) == 0.0
 
 
-def test_the_page_holds_the_machine_the_picture_the_tables_and_every_goal() -> None:
-    page = whole_page(
+def test_the_section_holds_the_machine_the_picture_the_tables_and_every_goal() -> None:
+    page = section(
         SAMPLES, judge(SAMPLES), day="2030-01-02", machine={"CPU": "a fast one, 2 cores"}
     )
     assert "on 2030-01-02" in page

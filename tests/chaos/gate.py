@@ -39,6 +39,9 @@ class Gate:
         """Set when replies are held from here on."""
         self._target_port = target_port
         self._armed: tuple[str, Callable[[], None]] | None = None
+        self._held_script: str | None = None
+        self._held: ByteStream | None = None
+        self._released = anyio.Event()
 
     @property
     def url(self) -> str:
@@ -52,6 +55,15 @@ class Gate:
         the server does from then on, the worker cannot know.
         """
         self._armed = (script, on_shut)
+
+    def hold(self, script: str) -> None:
+        """Hold the replies of the connection that calls `script` next, until `release`."""
+        self._held_script, self._held, self._released = script, None, anyio.Event()
+
+    def release(self) -> None:
+        """Let pass what is held."""
+        self._held_script = None
+        self._released.set()
 
     async def handle(self, worker: SocketStream) -> None:
         """Serve one connection that came in."""
@@ -78,15 +90,17 @@ class Gate:
                 seen += chunk
                 read = 0
                 for call in _EVALSHA.finditer(seen):
-                    self._note(_SCRIPTS.get(call[1], "other"))
+                    self._note(_SCRIPTS.get(call[1], "other"), worker)
                     read = call.end()
                 seen = seen[read:][-_LONGEST_HEAD:]
                 await server.send(chunk)
         except _STREAM_ENDS:
             scope.cancel()
 
-    def _note(self, script: str) -> None:
+    def _note(self, script: str, worker: ByteStream) -> None:
         self.calls[script] += 1
+        if self._held_script == script and self._held is None:
+            self._held = worker
         if self._armed is not None and self._armed[0] == script and not self.shut.is_set():
             self.shut.set()
             self._armed[1]()
@@ -99,6 +113,8 @@ class Gate:
                 chunk = await server.receive()
                 if self.shut.is_set():
                     await anyio.sleep_forever()
+                if self._held is worker:
+                    await self._released.wait()
                 await worker.send(chunk)
         except _STREAM_ENDS:
             scope.cancel()

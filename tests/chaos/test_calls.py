@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from tests.chaos.gate import run_gate
+from tests.conformance.support import calls_of
 from tests.integration.support import PROBE, Ledger, probe, put, running
 from worker_core.testing.polling import eventually_async
 
@@ -48,3 +49,17 @@ async def test_an_idle_worker_asks_once_a_slot_and_once_more(valkey):
         await eventually_async(lambda: is_blocked(client))
         # One more for the marker that a claim leaves behind for others.
         assert slots + 1 <= gate.calls["moveToActive"] <= slots + 2
+
+
+async def test_hearing_who_is_to_be_cancelled_costs_no_call_a_job(valkey):
+    """One subscription, and one look at the wishes behind it, however many jobs there are."""
+    client, ledger, total = valkey.client, Ledger(), 200
+    client.config_resetstat()
+    async with counted(valkey, ledger, {"worker": {"concurrency": 4}}) as gate:
+        await eventually_async(lambda: gate.calls["reviewWishes"] == 1)
+        for _ in range(total):
+            put(client, PROBE, {})
+        await eventually_async(lambda: len(ledger.outcomes) == total)
+        assert gate.calls["reviewWishes"] == 1
+        assert gate.calls["endCancel"] == gate.calls["beginCancel"] == 0
+        assert (calls_of(client, "subscribe"), calls_of(client, "publish")) == (1, 0)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from worker_core_chat import ChatSettings
+from worker_core_embeddings import EmbeddingsSettings
 
 from worker_core.client import DEFAULT_QUEUES, AddOptions, InvalidJob
 from worker_core.client.submission import prepare
@@ -16,9 +17,16 @@ def data_of(data):
     return json.loads(prepare("bull", "x", data, "q", None).call.args[1])
 
 
-def test_chat_goes_where_the_chat_plugin_looks():
-    assert [spec.name for spec in ChatSettings().queues] == [DEFAULT_QUEUES["chat"]]
-    assert prepare("bull", "chat", {}, None, None).queue == "llm-chat"
+@pytest.mark.parametrize(
+    ("job_type", "settings", "queue"),
+    [
+        ("chat", ChatSettings(), "llm-chat"),
+        ("embeddings", EmbeddingsSettings(), "llm-embeddings"),
+    ],
+)
+def test_a_first_party_type_goes_where_its_plugin_looks(job_type, settings, queue):
+    assert [spec.name for spec in settings.queues] == [queue]
+    assert prepare("bull", job_type, {}, None, None).queue == DEFAULT_QUEUES[job_type] == queue
 
 
 def test_another_type_needs_a_queue():

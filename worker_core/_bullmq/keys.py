@@ -49,6 +49,8 @@ class QueueKeys:
     pc: str = _key("pc")
     marker: str = _key("marker")
     id: str = _key("id")
+    wishes: str = _key("cancels:wished")
+    """Jobs to be cancelled (ours, not BullMQ's); with a colon, for no job's id may have one."""
     fetch: tuple[str, ...] = attrs.field(init=False, repr=False)
     """What every script that takes a job begins with."""
 
@@ -74,6 +76,10 @@ class QueueKeys:
     def result(self, job_id: str) -> str:
         """Return the key for a result too large for the return value (ours, not BullMQ's)."""
         return f"{self.base}{job_id}:result"
+
+    def tokens(self, job_id: str) -> str:
+        """Return the key of the stream of what a job puts out while it runs (ours as well)."""
+        return f"{self.base}{job_id}:tokens"
 
     def metrics(self, target: str) -> str:
         """Return the key of the chart data of `completed` or `failed`."""

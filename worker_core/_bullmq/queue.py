@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from worker_core._bullmq import calls, replies
+from worker_core._bullmq.cancelling import CancelOutcome, cancel_job, end_cancel, review_wishes
 from worker_core._bullmq.flows import wait_for_children
 from worker_core._bullmq.packed import PackedCompletion, pack_completion
+from worker_core._bullmq.streams import add_entry
 
 if TYPE_CHECKING:
     from worker_core._bullmq.calls import ClaimOptions, Failure, Finish, ScriptCall
     from worker_core._bullmq.job import JobOptions, StoredJob
     from worker_core._bullmq.keys import QueueKeys
     from worker_core._bullmq.replies import Claim, Finished, Refusal, Settled
+    from worker_core._bullmq.streams import Place
     from worker_core.redis import BlockingLink, Link, ScriptHead
 
 __all__ = ["Queue"]
@@ -151,6 +154,27 @@ class Queue:
         # A millisecond more: the server rounds, and a check that comes too early is none.
         return min(timedelta(milliseconds=left_ms + 1), interval)
 
+    async def cancel(self, job_id: str) -> CancelOutcome:
+        """Cancel a job that waits, or keep the wish where somebody has it."""
+        flow = cancel_job(self.keys, job_id, self.options)
+        reply: object = None
+        while True:
+            try:
+                call = flow.send(reply)
+            except StopIteration as end:
+                outcome: CancelOutcome = end.value
+                return outcome
+            reply = await self.run(call)
+
+    async def standing_wishes(self) -> frozenset[str]:
+        """Forget the wishes to cancel jobs that have ended, and return the ids of the others."""
+        reply = await self.run(review_wishes(self.keys))
+        return replies.read_ids(reply if isinstance(reply, list) else [])
+
+    def post_end_cancel(self, job: StoredJob) -> None:
+        """Forget the wish for a job that has ended, without waiting for the answer."""
+        self._post(end_cancel(self.keys, job.id, job.timestamp_ms))
+
     async def counts(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""
         reply = await self.run(calls.count_jobs(self.keys))
@@ -195,3 +219,9 @@ class Queue:
         """Append a line to the job's log without waiting for the answer."""
         call = calls.add_log(self.keys, job.id, line, job.options.keep_logs)
         self._post(call)
+
+    def post_entry(
+        self, job_id: str, token: str, data: bytes, *, place: Place, ttl: timedelta
+    ) -> None:
+        """Add an entry to the stream of a job that `token` locks, without waiting for the answer."""
+        self._post(add_entry(self.keys, job_id, token, data, place=place, ttl=ttl))

@@ -31,7 +31,10 @@ WORKER_SCRIPTS = (
 )
 """BullMQ's scripts that a worker runs."""
 
-OWN_SCRIPTS = ("findOwnedJob", "repairJob")
+OWN_SCRIPTS = (
+    *("findOwnedJob", "repairJob", "addEntry"),
+    *("beginCancel", "endCancel", "reviewWishes"),
+)
 """Scripts of ours, in `lua/`."""
 
 

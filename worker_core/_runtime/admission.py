@@ -9,7 +9,7 @@ wire the first byte covers all three.
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import attrs
 import structlog
 
 from worker_core._runtime.places import ArrivalOrder, PlacePolicy, Places
-from worker_core.engine import Phase
+from worker_core.engine import Operation, Phase
 from worker_core.errors import EngineError, FailureClass
 from worker_core.model_name import canonical_model_name
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from worker_core.engine import Engine, Host, Operation
+    from worker_core.engine import Engine, Host
 
 __all__ = ["Admission", "AdmissionTimeout", "Admitted", "Entry"]
 
@@ -79,11 +79,24 @@ class _HostState:
 
     def __init__(self, host: Host, policy: PlacePolicy) -> None:
         self.host = host
-        self.places = Places(host.limits.max_concurrent, policy)
+        self._policy = policy
+        self._places = Places(host.limits.max_concurrent, policy)
+        self._turns: dict[str, Places] = {}
         self.in_use = 0
         self.one_load = anyio.Lock()
         self.loads: dict[tuple[str, Operation], _Load] = {}
         self.loaded_until: dict[tuple[str, Operation], float] = {}
+
+    def places_for(self, entry: Entry) -> list[Places]:
+        """Return what a call needs a place of, in the order in which it takes them."""
+        if entry.operation is not Operation.EMBED:
+            return [self._places]
+        # Ollama computes vectors of one model one after the other, and versions of it have mixed
+        # up those of calls at the same time. The turn comes first: who waits for it must not
+        # hold a place that others could use.
+        model = canonical_model_name(entry.model)
+        turn = self._turns.setdefault(model, Places(1, self._policy))
+        return [turn, self._places]
 
 
 class Admission:
@@ -101,7 +114,8 @@ class Admission:
         order = policy or ArrivalOrder()
         self._hosts = [_HostState(host, order) for host in engine.hosts]
         self._loads = loads
-        self._max_wait = max_wait
+        self.max_wait = max_wait
+        """How long a job may wait for its model and a place."""
         self._engine_patience = engine_patience.total_seconds()
 
     @property
@@ -119,21 +133,21 @@ class Admission:
         state = min(self._hosts, key=lambda candidate: candidate.in_use)
         state.in_use += 1
         try:
-            try:
-                with anyio.fail_after(self._max_wait.total_seconds()):
-                    load_seconds = await self._outwait(state, entry)
-                    entry.on_phase(Phase.WAITING)
-                    await state.places.acquire(entry.model, express=entry.express)
-            except TimeoutError:
-                raise AdmissionTimeout(
-                    FailureClass.BUSY,
-                    f"model {entry.model!r} was not to be had on {state.host.name} within "
-                    f"{self._max_wait.total_seconds():g} s (worker.max_wait)",
-                ) from None
-            try:
+            with ExitStack() as held:
+                try:
+                    with anyio.fail_after(self.max_wait.total_seconds()):
+                        load_seconds = await self._outwait(state, entry)
+                        entry.on_phase(Phase.WAITING)
+                        for places in state.places_for(entry):
+                            await places.acquire(entry.model, express=entry.express)
+                            held.callback(places.release)
+                except TimeoutError:
+                    raise AdmissionTimeout(
+                        FailureClass.BUSY,
+                        f"model {entry.model!r} was not to be had on {state.host.name} within "
+                        f"{self.max_wait.total_seconds():g} s (worker.max_wait)",
+                    ) from None
                 yield Admitted(state.host, load_seconds)
-            finally:
-                state.places.release()
         finally:
             state.in_use -= 1
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worker_core._observe.metrics import WorkerMetrics
     from worker_core._runtime.feeds import Feed
     from worker_core._runtime.plugins import Composition
-    from worker_core._runtime.progress import ProgressPump
+    from worker_core._runtime.pump import Pump
     from worker_core.config import CoreSettings
     from worker_core.redis import Redis
 
@@ -37,7 +37,7 @@ class Assembly:
     settings: CoreSettings
     composition: Composition
     metrics: WorkerMetrics
-    pump: ProgressPump
+    pump: Pump
     redis: Redis
     loads: TaskGroup
     """Where models are loaded: no job's end stops that."""
@@ -70,6 +70,7 @@ class Assembly:
                     redis=self.redis,
                     admission=admission,
                     pump=self.pump,
+                    stream_ttl=settings.results.stream_ttl,
                     notify=notify,
                 ),
                 settler=Settler(
@@ -81,6 +82,7 @@ class Assembly:
                     ),
                     max_started=settings.queue.max_started_attempts,
                 ),
+                cancels=feed.cancels,
                 parts=parts,
             )
 
@@ -89,6 +91,7 @@ class Assembly:
                 queue=feed.queue,
                 execution=execution(feed),
                 concurrency=feed.spec.concurrency or settings.worker.concurrency,
+                nothing_waits=partial(feed.job_type.nothing_waits, feed.queue.keys.name),
             )
             for feed in feeds
         ]

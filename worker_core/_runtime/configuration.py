@@ -47,8 +47,11 @@ _NO_ENGINE = "none"
 """Reads better in a file than leaving a setting out that has a default."""
 
 KNOWN_VARIABLES: dict[str, tuple[str, ...]] = {
-    "WORKER_TIMEOUT": ("chat",),
-    "ALLOWED_MODELS": ("chat",),
+    "WORKER_TIMEOUT": ("chat", "embeddings"),
+    "ALLOWED_MODELS": ("chat", "embeddings"),
+    "WORKER_BATCH_SIZE": ("embeddings",),
+    "ENABLE_BATCH_PROCESSING": ("embeddings",),
+    "BATCH_TIMEOUT": ("embeddings",),
     "METRICS_ENABLED": ("health",),
     "MAX_CONCURRENT_REQUESTS": ("ollama",),
     "OLLAMA_API_KEY": ("ollama",),

@@ -19,6 +19,8 @@ from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core.errors import RedisError, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.execution import Execution
 
@@ -67,9 +69,11 @@ class Consumer:
         queue: Queue,
         execution: Execution,
         concurrency: int,
+        nothing_waits: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._execution = execution
+        self._nothing_waits = nothing_waits
         worker = uuid4().hex
         self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
         self._idle: deque[Slot] = deque()
@@ -184,6 +188,7 @@ class Consumer:
                 slot.give(claim)
                 continue
             self._free(slot)
+            self._nothing_waits()
             await self._wait_for_work(claim)
 
     async def _free_slot(self) -> Slot:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import attrs
 import structlog
 
+from worker_core._bullmq.streams import Place
 from worker_core._bullmq.telemetry import read_telemetry
 from worker_core._runtime.children import Children
 from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
 from worker_core._runtime.progress import ProgressReporter
+from worker_core._runtime.tokens import TokenStream, end_of_run
+from worker_core.engine import ChatChunk
 from worker_core.job import Job, JobEvent, JobStep, Outcome
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.admission import Admission
     from worker_core._runtime.keeper import Keeper
-    from worker_core._runtime.progress import ProgressPump
+    from worker_core._runtime.pump import Pump
     from worker_core._runtime.scope import JobScope
     from worker_core.children import ChildJobs
     from worker_core.errors import FailureClass
@@ -49,7 +52,9 @@ class Surroundings:
     redis: Redis
     admission: Admission | None
     """The way to the engine; `None` where the worker has none."""
-    pump: ProgressPump
+    pump: Pump
+    stream_ttl: timedelta
+    """How long token streams are kept."""
     notify: Callable[[JobEvent], None] | None
     """Tells the observers; `None` where there are none, so that events cost nothing."""
 
@@ -66,6 +71,8 @@ class Context:
         "_log",
         "_reporter",
         "_scope",
+        "_token",
+        "_tokens",
         "began_at",
         "queue_wait",
         "stored",
@@ -74,10 +81,16 @@ class Context:
     )
 
     def __init__(
-        self, around: Surroundings, stored: StoredJob, scope: JobScope, began_at: float
+        self,
+        around: Surroundings,
+        stored: StoredJob,
+        scope: JobScope,
+        began_at: float,
+        token: str,
     ) -> None:
         self._around = around
         self._scope = scope
+        self._token = token
         self.stored = stored
         self.began_at = began_at
         """By the loop's clock."""
@@ -96,6 +109,7 @@ class Context:
         self._engine: EngineCalls | None = None
         self._log: FilteringBoundLogger | None = None
         self._reporter: ProgressReporter | None = None
+        self._tokens: TokenStream | None = None
 
     @property
     def job(self) -> Job:
@@ -162,6 +176,22 @@ class Context:
             )
         self._reporter.report(value)
 
+    def emit(self, piece: str | ChatChunk) -> None:
+        """Add a piece of the answer to the job's token stream."""
+        if self._ended:
+            return
+        if self._tokens is None:
+            around, job_id = self._around, self.stored.id
+            self._tokens = TokenStream(
+                queue=around.queue,
+                pump=around.pump,
+                stored=self.stored,
+                token=self._token,
+                ttl=around.stream_ttl,
+                is_sure=lambda: around.keeper.is_sure_of(job_id),
+            )
+        self._tokens.add(ChatChunk(piece) if isinstance(piece, str) else piece)
+
     def note(self, line: str) -> None:
         """Add a line to the job's own log."""
         self._around.queue.post_log(self.stored, line)
@@ -171,10 +201,28 @@ class Context:
         self.warnings.append(text)
 
     def end(self) -> None:
-        """Publish no more progress: the job's outcome says more."""
+        """Publish nothing more: the job's outcome says more."""
         self._ended = True
         if self._reporter is not None:
             self._reporter.close()
+        if self._tokens is not None:
+            self._tokens.close()
+
+    def announce(self, outcome: Outcome, reason: bytes | None) -> None:
+        """End the token stream, if there is one, by the outcome that is about to be written."""
+        if self._tokens is not None:
+            self._tokens.end(outcome, reason)
+        elif not self._ended and self.stored.attempts_started > 1:
+            # The job type has not been run, and could not begin a stream. An earlier run's may
+            # have readers: they would wait for an end that nobody writes.
+            around = self._around
+            around.queue.post_entry(
+                self.stored.id,
+                self._token,
+                end_of_run(0, outcome, reason),
+                place=Place.FOLLOW,
+                ttl=around.stream_ttl,
+            )
 
     def tell(
         self,

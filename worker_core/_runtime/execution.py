@@ -9,6 +9,7 @@ import attrs
 import structlog
 import trio
 
+from worker_core._bullmq.cancelling import CANCELLED
 from worker_core._bullmq.replies import Claim
 from worker_core._observe.metrics import EngineFigures
 from worker_core._runtime.context import Context, Surroundings
@@ -17,6 +18,7 @@ from worker_core._runtime.failure import leading_error, reason_text, words_of
 from worker_core._runtime.schedules import advance_scheduler
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core._runtime.settlement import (
+    Cancelled,
     Completed,
     Delayed,
     Failed,
@@ -37,6 +39,7 @@ from worker_core.structure import InvalidData, structure, unknown_members
 if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
     from worker_core._observe.metrics import WorkerMetrics
+    from worker_core._runtime.cancels import Cancels
     from worker_core._runtime.engine_calls import EngineUse
     from worker_core._runtime.settlement import Settler
     from worker_core.config import ResultSettings
@@ -56,6 +59,7 @@ _STATUS = {
     Outcome.WAITING_CHILDREN: "waiting_children",
     Outcome.RATE_LIMITED: "rate_limited",
     Outcome.RETURNED: "returned",
+    Outcome.CANCELLED: "cancelled",
     Outcome.LOST: "lost",
 }
 """How metrics call the outcomes."""
@@ -84,12 +88,15 @@ class Execution:
         job_type: JobType[Any],
         around: Surroundings,
         settler: Settler,
+        cancels: Cancels,
         parts: RunParts,
     ) -> None:
         self._type = job_type
         self._around = around
         self._keeper = around.keeper
         self.settler = settler
+        self._cancels = cancels
+        self._wished = cancels.wished
         self._parts = parts
         self._observed = around.notify is not None
         asks = type(job_type).timeout_of is not JobType.timeout_of
@@ -111,7 +118,7 @@ class Execution:
         now = trio.current_time()
         self._keeper.hold(stored.id, token, scope, now)
         self._running += 1
-        context = Context(self._around, stored, scope, now)
+        context = Context(self._around, stored, scope, now, token)
         if self._observed:
             context.tell(JobStep.CLAIMED)
         return Run(self, context, scope, token)
@@ -123,6 +130,9 @@ class Execution:
     def end(self, run: Run, verdict: Verdict, settlement: Settlement) -> None:
         """Let the lock of a job go whose outcome is written, and report it."""
         self.release(run)
+        stored = run.context.stored
+        if stored.id in self._wished:
+            self._cancels.ended(stored, settlement.outcome)
         self._report(run.context, verdict, settlement.outcome)
 
     def release(self, run: Run) -> None:
@@ -130,11 +140,17 @@ class Execution:
         self._keeper.release(run.context.stored.id, run.token)
         self._running -= 1
 
+    async def advance(self, stored: StoredJob) -> None:
+        """Let the scheduler go on that a job is from; done twice is done once."""
+        await advance_scheduler(self._around.queue, stored, within=self.outage_seconds)
+
     async def judge(self, context: Context, scope: JobScope) -> Verdict:
         """Run the job type and say what its end means for the job."""
         stored = context.stored
         if stored.scheduler_id is not None:
-            await advance_scheduler(self._around.queue, stored, within=self.outage_seconds)
+            await self.advance(stored)
+        if stored.id in self._wished and await self._cancels.confirms(stored):
+            return Cancelled()
         if stored.deferred_failure is not None:
             # It stalled too often: whoever fetches it next must fail it without running it.
             return Failed(Unrecoverable(stored.deferred_failure))
@@ -226,6 +242,8 @@ class Execution:
         if isinstance(verdict, Failed):
             reason = reason_text(verdict.error).decode()
             failure = verdict.error.failure if isinstance(verdict.error, EngineError) else None
+        elif isinstance(verdict, Cancelled):
+            reason = CANCELLED.decode()
         job, use = context.job, context.use
         _log.debug(
             "job ended",
@@ -266,7 +284,9 @@ class Run:
             self._verdict = verdict = await execution.judge(self.context, self._scope)
             if not self._scope.settle_within(execution.outage_seconds):
                 return None
-            settlement = await execution.settler.settle(self.context.stored, self.token, verdict)
+            settlement = await execution.settler.settle(
+                self.context.stored, self.token, verdict, self.context.announce
+            )
         except Exception:
             execution.release(self)
             raise
@@ -283,8 +303,12 @@ class Run:
         try:
             if not scope.is_settling:
                 with scope.settling(self._execution.outage_seconds):
+                    stored = self.context.stored
+                    if isinstance(verdict, Cancelled) and stored.scheduler_id is not None:
+                        # It may have been stopped just before that, and will not be run again.
+                        await self._execution.advance(stored)
                     settlement = await self._execution.settler.settle(
-                        self.context.stored, self.token, verdict
+                        stored, self.token, verdict, self.context.announce
                     )
         except Exception:
             self._execution.release(self)
@@ -310,6 +334,8 @@ def _stopped(scope: JobScope) -> Verdict:
             return Lost()
         case StopReason.DRAIN:
             return Returned()
+        case StopReason.CANCELLED:
+            return Cancelled()
         case StopReason.DEADLINE:
             return Failed(DeadlineExceeded(f"the job did not end within {scope.limit_text}"))
         case None:

@@ -12,6 +12,7 @@ from worker_core._bullmq.calls import ClaimOptions, RateLimit
 from worker_core._bullmq.job import KeepJobs
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.queue import Queue
+from worker_core._runtime.cancels import Cancels
 from worker_core._runtime.keeper import Keeper
 from worker_core.redis import open_blocking_link
 
@@ -27,12 +28,13 @@ __all__ = ["Feed", "open_feed"]
 
 @attrs.frozen
 class Feed:
-    """One queue that feeds one job type, and the keeper of its locks."""
+    """One queue that feeds one job type, the keeper of its locks, and who is to be cancelled."""
 
     job_type: JobType[Any]
     spec: QueueSpec
     queue: Queue
     keeper: Keeper
+    cancels: Cancels
 
 
 @asynccontextmanager
@@ -59,7 +61,9 @@ async def open_feed(
             ),
             drain_delay=config.drain_delay,
         )
-        yield Feed(job_type, spec, queue, Keeper(queue, config.lock_renew_time))
+        keeper = Keeper(queue, config.lock_renew_time)
+        cancels = Cancels(queue, keeper, interval=config.stalled_interval)
+        yield Feed(job_type, spec, queue, keeper, cancels)
 
 
 def _limit(spec: QueueSpec) -> RateLimit | None:

@@ -59,6 +59,18 @@ class Keeper:
         if held is not None and held.token == token:
             del self._held[job_id]
 
+    def holds(self, job_id: str) -> bool:
+        """Tell whether the job runs here."""
+        return job_id in self._held
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop a job for good, as somebody wishes; tell whether it runs here."""
+        held = self._held.get(job_id)
+        if held is None:
+            return False
+        held.scope.cancel(StopReason.CANCELLED)
+        return True
+
     def is_sure_of(self, job_id: str) -> bool:
         """Tell whether a job's lock cannot have run out yet.
 

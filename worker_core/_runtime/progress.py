@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker_core._bullmq.queue import Queue
+    from worker_core._runtime.pump import Pump
 
-__all__ = ["ProgressPump", "ProgressReporter"]
+__all__ = ["ProgressReporter"]
 
 _log = structlog.get_logger("worker_core.progress")
 
@@ -28,7 +29,7 @@ class ProgressReporter:
 
     def __init__(
         self,
-        pump: ProgressPump,
+        pump: Pump,
         queue: Queue,
         job_id: str,
         *,
@@ -79,34 +80,3 @@ class ProgressReporter:
         self._closed = True
         self._pending = None
         self._pump.forget(self)
-
-
-class ProgressPump:
-    """Sends the values that had to wait; one task for all jobs, asleep while none wait."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[ProgressReporter, None] = {}
-        self._wake = anyio.Event()
-
-    def remember(self, reporter: ProgressReporter) -> None:
-        """Send the reporter's value when it is due."""
-        self._waiting[reporter] = None
-        self._wake.set()
-
-    def forget(self, reporter: ProgressReporter) -> None:
-        """Send nothing more for this reporter."""
-        self._waiting.pop(reporter, None)
-
-    async def run(self) -> None:
-        """Send until cancelled."""
-        while True:
-            if not self._waiting:
-                self._wake = anyio.Event()
-                await self._wake.wait()
-                continue
-            first = min(self._waiting, key=lambda reporter: reporter.due_at)
-            await anyio.sleep_until(first.due_at)
-            now = anyio.current_time()
-            for reporter in [one for one in self._waiting if one.due_at <= now]:
-                del self._waiting[reporter]
-                reporter.flush()

@@ -1,4 +1,4 @@
-"""What may stop one job: its clock, the drain, a lost lock; and the recorded reason for every stop."""
+"""What may stop one job: its clock, the drain, a user's wish, a lost lock; and the recorded reason."""
 
 from __future__ import annotations
 
@@ -25,8 +25,18 @@ class StopReason(enum.Enum):
     """Its own time ran out."""
     DRAIN = "drain"
     """The worker stops and the grace is over."""
+    CANCELLED = "cancelled"
+    """Somebody wishes that it does not run."""
     LOCK_LOST = "lock_lost"
     """Another worker may run it by now."""
+
+
+_RANKS = {
+    StopReason.DEADLINE: 0,
+    StopReason.DRAIN: 0,
+    StopReason.CANCELLED: 1,
+    StopReason.LOCK_LOST: 2,
+}
 
 
 class JobScope:
@@ -166,8 +176,9 @@ class JobScope:
             # Every script that settles checks the lock itself. And after a lost reply a renewal
             # may find the lock gone because the finish has run: that must still be found out.
             return
-        # A lost lock outranks what was recorded: it forbids writing anything.
-        if self._reason is None or reason is StopReason.LOCK_LOST:
+        # A lost lock outranks what was recorded: it forbids writing anything. A wish outranks the
+        # clocks, for nobody wants the run that would follow.
+        if self._reason is None or _RANKS[reason] > _RANKS[self._reason]:
             self._reason = reason
         self._shield.cancel()
 

@@ -15,6 +15,7 @@ import structlog
 
 from worker_core._bullmq.attempts import GiveUp, RetryAfter, next_step
 from worker_core._bullmq.calls import Failure, Finish
+from worker_core._bullmq.cancelling import CANCELLED
 from worker_core._bullmq.replies import (
     STILL_OWNED,
     Claim,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from worker_core._runtime.backoffs import Backoffs
 
 __all__ = [
+    "Announce",
+    "Cancelled",
     "Completed",
     "Delayed",
     "Failed",
@@ -95,6 +98,11 @@ class Failed:
 
 
 @attrs.frozen
+class Cancelled:
+    """Somebody cancelled the job: it fails for good."""
+
+
+@attrs.frozen
 class Returned:
     """The job goes back to its queue, no attempt spent."""
 
@@ -123,7 +131,10 @@ class Lost:
     """The job belongs to another worker: nothing is written."""
 
 
-Verdict: TypeAlias = Completed | Failed | Returned | Delayed | WaitsForChildren | HeldBack | Lost
+Announce: TypeAlias = "Callable[[Outcome, bytes | None], None]"
+Verdict: TypeAlias = (
+    Completed | Failed | Cancelled | Returned | Delayed | WaitsForChildren | HeldBack | Lost
+)
 
 
 @attrs.frozen
@@ -132,6 +143,10 @@ class Settlement:
 
     outcome: Outcome
     following: Claim = Nothing()
+
+
+def _to_nobody(_: Outcome, __: bytes | None) -> None:
+    return None
 
 
 @attrs.define
@@ -159,8 +174,13 @@ class Settler:
         self._backoffs = backoffs
         self._max_started = max_started
 
-    async def settle(self, job: StoredJob, token: str, verdict: Verdict) -> Settlement:
-        """Write the verdict down; the caller bounds and shields this."""
+    async def settle(
+        self, job: StoredJob, token: str, verdict: Verdict, announce: Announce = _to_nobody
+    ) -> Settlement:
+        """Write the verdict down; the caller bounds and shields this.
+
+        `announce` is told the outcome just before it is written, with the reason of a failure.
+        """
         if job.repairs and not isinstance(verdict, Lost):
             await self._repeat(lambda: self._queue.repair(job, token))
         match verdict:
@@ -168,32 +188,42 @@ class Settler:
                 # Not in a method of its own: this is the way of almost every job.
                 if verdict.large is not None:
                     await self._store(verdict.large)
+                announce(Outcome.COMPLETED, None)
                 ending = Finish(completed=True, value=verdict.value)
                 ended = await self._finish(job, token, ending)
                 if isinstance(ended, Finished):
                     return Settlement(Outcome.COMPLETED, ended.following)
-                return await self._not_completed(job, token, ended)
+                return await self._not_completed(job, token, ended, announce)
             case Failed(error):
-                return await self._fail(job, token, error)
+                return await self._fail(job, token, error, announce)
+            case Cancelled():
+                return await self._cancel(job, token, announce)
             case Returned():
+                announce(Outcome.RETURNED, None)
                 return await self._give_back(job, token, Outcome.RETURNED)
             case Delayed(delay_ms):
+                announce(Outcome.DELAYED, None)
                 return await self._delay(job, token, delay_ms, Outcome.DELAYED)
             case WaitsForChildren():
-                return await self._wait_for_children(job, token)
+                return await self._wait_for_children(job, token, announce)
             case HeldBack(limit_ms):
+                announce(Outcome.RATE_LIMITED, None)
                 await self._repeat(lambda: self._queue.hold_back(limit_ms))
                 limited = Nothing(limited_ms=limit_ms)
                 return await self._give_back(job, token, Outcome.RATE_LIMITED, limited)
             case Lost():
                 return Settlement(Outcome.LOST)
 
-    async def _not_completed(self, job: StoredJob, token: str, refusal: Refusal) -> Settlement:
+    async def _not_completed(
+        self, job: StoredJob, token: str, refusal: Refusal, announce: Announce
+    ) -> Settlement:
         match refusal:
             case Refusal.PENDING_CHILDREN:
-                return await self._fail(job, token, JobError(_PENDING.format(job.id)))
+                error: JobError = JobError(_PENDING.format(job.id))
+                return await self._fail(job, token, error, announce)
             case Refusal.FAILED_CHILDREN:
-                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED.format(job.id)))
+                error = Unrecoverable(_CHILD_FAILED.format(job.id))
+                return await self._fail(job, token, error, announce)
             case (
                 Refusal.JOB_GONE
                 | Refusal.LOCK_GONE
@@ -203,7 +233,9 @@ class Settler:
             ):
                 return _lost(job, refusal)
 
-    async def _fail(self, job: StoredJob, token: str, error: Exception) -> Settlement:
+    async def _fail(
+        self, job: StoredJob, token: str, error: Exception, announce: Announce
+    ) -> Settlement:
         failure = Failure(reason=reason_text(error), stacktrace=trace_list(job, error))
         # Jitter, no secret.
         step = next_step(
@@ -215,16 +247,25 @@ class Settler:
         )
         match step:
             case RetryAfter(delay_ms):
+                announce(Outcome.RETRIED, failure.reason)
                 return await self._retry(job, token, failure, delay_ms)
             case GiveUp(because):
                 reason = failure.reason
                 if because is not None:
                     reason = f"{because}; the attempt failed with: ".encode() + reason
+                announce(Outcome.FAILED, reason)
                 ending = Finish(completed=False, value=reason, stacktrace=failure.stacktrace)
                 ended = await self._finish(job, token, ending)
                 if isinstance(ended, Finished):
                     return Settlement(Outcome.FAILED, ended.following)
                 return _lost(job, ended)
+
+    async def _cancel(self, job: StoredJob, token: str, announce: Announce) -> Settlement:
+        announce(Outcome.CANCELLED, CANCELLED)
+        ended = await self._finish(job, token, Finish(completed=False, value=CANCELLED))
+        if isinstance(ended, Finished):
+            return Settlement(Outcome.CANCELLED, ended.following)
+        return _lost(job, ended)
 
     async def _finish(self, job: StoredJob, token: str, ending: Finish) -> Finished | Refusal:
         """Finish, once: also where replies are lost."""
@@ -270,13 +311,17 @@ class Settler:
         refusal = await self._let_go(job, token, lambda: self._queue.delay(job, token, delay_ms))
         return Settlement(outcome) if refusal is None else _lost(job, refusal)
 
-    async def _wait_for_children(self, job: StoredJob, token: str) -> Settlement:
+    async def _wait_for_children(
+        self, job: StoredJob, token: str, announce: Announce
+    ) -> Settlement:
+        announce(Outcome.WAITING_CHILDREN, None)
         refusal = await self._let_go(job, token, lambda: self._queue.wait_for_children(job, token))
         match refusal:
             case None:
                 return Settlement(Outcome.WAITING_CHILDREN)
             case Refusal.FAILED_CHILDREN:
-                return await self._fail(job, token, Unrecoverable(_CHILD_FAILED.format(job.id)))
+                error = Unrecoverable(_CHILD_FAILED.format(job.id))
+                return await self._fail(job, token, error, announce)
             case Refusal.NONE_PENDING:
                 # They ended meanwhile, or there are none: run again, as if it had waited. A job
                 # type that waits for nothing, and again for nothing, must not keep a core busy.

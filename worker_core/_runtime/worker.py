@@ -6,7 +6,7 @@ The tree, outside in. What stands outside outlives what stands inside it:
     └ services       beside the jobs, restarted with backoff; there before Redis is and while
       │              draining, to say so; the watchdog's pulse
       └ keepers      one per queue: renews the locks of all its running jobs in one call; the
-        │            stalled check; the progress pump
+        │            stalled check; the pump; who is to be cancelled
         └ plugins    engine and job types, entered after the links, left after the last job
           └ loads    models being loaded: they belong to the worker, no job's end stops them
             └ slots  one long-lived task each; one scope per job, shielded from everything but
@@ -44,9 +44,10 @@ from worker_core._bullmq.queue import Queue
 from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
 from worker_core._runtime.assembly import Assembly
+from worker_core._runtime.cancels import hear_wishes
 from worker_core._runtime.consumer import Consumer
 from worker_core._runtime.feeds import Feed, open_feed
-from worker_core._runtime.progress import ProgressPump
+from worker_core._runtime.pump import Pump
 from worker_core._runtime.services import ServiceSurroundings, supervise
 from worker_core._runtime.status import Status, engine_check, queue_check, redis_check
 from worker_core._runtime.stop import Stop
@@ -73,6 +74,8 @@ __all__ = ["Worker"]
 _log = structlog.get_logger("worker_core.worker")
 
 _SERVICE_START_SECONDS = 10.0
+_WISHES_SECONDS = 5.0
+"""How long the start may wait to be told who is to be cancelled."""
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 """How long engine and job types may take to start and to close; neither loads a model."""
@@ -88,7 +91,7 @@ class Worker:
         self._crashes: list[Exception] = []
         # Here, so that settings which cannot work are refused before anything is started.
         self._connector = connector_to(settings.redis.endpoint(), prefix=settings.queue.prefix)
-        self._pump = ProgressPump()
+        self._pump = Pump()
         self._watchdog = Watchdog(settings.worker.freeze_limit)
         self.metrics = WorkerMetrics(settings.worker.id)
         self.status = Status(settings.worker.id, self.metrics, self._watchdog)
@@ -223,8 +226,18 @@ class Worker:
                         max_stalled_count=config.max_stalled_count,
                     )
                     keepers.start_soon(self._guarded, sweep)
+                    keepers.start_soon(self._guarded, feed.cancels.run)
+                hear = partial(hear_wishes, self._connector, [feed.cancels for feed in feeds])
+                keepers.start_soon(self._guarded, hear)
+                await self._learn_wishes(feeds)
                 await self._run_plugins(link, feeds, task_status)
                 keepers.cancel_scope.cancel()
+
+    async def _learn_wishes(self, feeds: list[Feed]) -> None:
+        """Learn who is to be cancelled before anything is claimed."""
+        with anyio.move_on_after(_WISHES_SECONDS) as waiting, self._stop.ends(waiting):
+            for feed in feeds:
+                await feed.cancels.reviewed.wait()
 
     async def _measure_depth(self, queue: Queue) -> None:
         self.metrics.queue_depth(queue.keys.name, await queue.counts())

@@ -1,29 +1,25 @@
-"""`worker-core jobs`: add jobs and look at them; needs no configuration and imports no plugin."""
+"""`worker-core jobs`: add jobs, look at them, cancel them; needs no configuration and imports no plugin."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import click
 
-from worker_core.cli.options import Duration, fail, refuse
-from worker_core.cli.redis_options import place_of, redis_options
-from worker_core.client import (
-    AddOptions,
-    ClientError,
-    JobRef,
-    JobView,
-    Result,
-    SyncClient,
-)
-from worker_core.errors import ConfigError, InvalidRequest, RedisError
+from worker_core.cli.cancel import cancel
+from worker_core.cli.job_client import job_client
+from worker_core.cli.job_list import list_jobs
+from worker_core.cli.job_views import lines_of, plain_view
+from worker_core.cli.options import Duration, fail
+from worker_core.cli.redis_options import redis_options
+from worker_core.cli.tail import print_tokens, tail
+from worker_core.client import AddOptions, JobRef, NotStreamed, Result, SyncClient
+from worker_core.errors import InvalidRequest
 from worker_core.strict_json import loads
 
 if TYPE_CHECKING:
@@ -31,13 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_PATIENCE = timedelta(seconds=3)
-"""People at a terminal wait less for a server that is away than programs do."""
-
 
 @click.group("jobs")
 def command() -> None:
-    """Add jobs and look at them."""
+    """Add jobs, look at them, cancel them."""
+
+
+command.add_command(cancel)
+command.add_command(list_jobs)
+command.add_command(tail)
 
 
 @command.command()
@@ -61,6 +59,7 @@ def command() -> None:
     help="Start no sooner: 5s, 1m30s.",
 )
 @click.option("--queue", help="Where to; needed for types other than chat.")
+@click.option("--stream", is_flag=True, help="Let it stream; with --wait print it as it comes.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @click.option(
     "--timeout",
@@ -84,6 +83,7 @@ def add(
     priority: int,
     delay: timedelta,
     queue: str | None,
+    stream: bool,
     wait: bool,
     timeout: timedelta,
     as_json: bool,
@@ -95,17 +95,18 @@ def add(
 
     worker-core jobs add chat --model llama3 --prompt "Why is the sky blue?" --wait
     """
-    whole = _job_data(data, model, prompt, system, settings)
+    whole = _job_data(data, model, prompt, system, settings, stream=stream)
     try:
         options = AddOptions(attempts=attempts, priority=priority, delay=delay)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with _client(config, prefix, redis_url) as client:
+    with job_client(config, prefix, redis_url) as client:
         ref = client.submit(job_type, whole, queue=queue, options=options)
         if wait:
             click.echo(str(ref), err=True)
+            printed = stream and not as_json and _print_stream(client, ref, timeout)
             result = client.result(ref, timeout=timeout, on_progress=_ProgressLine().show)
-            _print_result(result, as_json=as_json)
+            _print_result(result, as_json=as_json, printed=printed)
         else:
             click.echo(json.dumps(attrs.asdict(ref)) if as_json else ref.id)
 
@@ -128,33 +129,18 @@ def show(
 ) -> None:
     """Print where a job stands: state, attempts, progress, why it failed."""
     ref = JobRef(job_id, queue)
-    with _client(config, prefix, redis_url) as client:
+    with job_client(config, prefix, redis_url) as client:
         view = client.get(ref)
     if view is None:
         fail(f"{ref} does not exist")
     if as_json:
-        click.echo(json.dumps(_plain_view(view), indent=2))
+        click.echo(json.dumps(plain_view(view), indent=2))
         return
-    for name, value in _lines(view):
+    for name, value in lines_of(view):
         click.echo(f"{name:<10} {value}")
     if trace:
         for number, text in enumerate(view.stacktrace, 1):
             click.echo(f"\ntrace {number}:\n{text.rstrip()}")
-
-
-@contextmanager
-def _client(config: Path | None, prefix: str | None, redis_url: str | None) -> Iterator[SyncClient]:
-    """Connect; end the command with words for whatever goes wrong."""
-    place = place_of(config, prefix, redis_url)
-    try:
-        with SyncClient(place.endpoint, prefix=place.prefix, patience=_PATIENCE) as client:
-            yield client
-    except ConfigError as error:
-        refuse(error)
-    except (ClientError, RedisError) as error:
-        fail(str(error))
-    except ValueError as error:  # a queue's name that cannot be one
-        raise click.UsageError(str(error)) from None
 
 
 def _job_data(
@@ -163,6 +149,8 @@ def _job_data(
     prompt: str | None,
     system: str | None,
     settings: tuple[str, ...],
+    *,
+    stream: bool,
 ) -> JSON:
     """Return what `--data` says with what the other options add; a usage error for what clashes."""
     whole = _given_data(data)
@@ -176,6 +164,8 @@ def _job_data(
         added["messages"] = messages
     if settings:
         added["options"] = dict(_setting(text) for text in settings)
+    if stream:
+        added["stream"] = True
     if not added:
         return whole
     if not isinstance(whole, dict):
@@ -224,40 +214,20 @@ class _ProgressLine:
             self._last = line
 
 
-def _print_result(result: Result, *, as_json: bool) -> None:
+def _print_stream(client: SyncClient, ref: JobRef, timeout: timedelta) -> bool:
+    """Print the answer as it comes, and tell whether there was a stream of it."""
+    try:
+        print_tokens(client.tokens(ref, timeout=timeout))
+    except NotStreamed:
+        return False
+    return True
+
+
+def _print_result(result: Result, *, as_json: bool, printed: bool) -> None:
     if as_json:
         click.echo(result.raw)
         return
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(result.text if result.text is not None else json.dumps(result.answer))
-
-
-def _lines(view: JobView) -> Iterator[tuple[str, str]]:
-    """Yield what people want to know first; what is not known is left out."""
-    yield "job", f"{view.ref.id} ({view.name}) on {view.ref.queue}"
-    yield "state", view.state.value
-    yield "attempts", f"{view.attempts_made} of {view.max_attempts}"
-    if view.progress is not None:
-        yield "progress", json.dumps(view.progress)
-    if view.failed_reason is not None:
-        yield "reason", view.failed_reason
-    if view.worker is not None:
-        yield "worker", view.worker
-    for name, moment in (
-        ("created", view.created_at),
-        ("started", view.processed_at),
-        ("finished", view.finished_at),
-    ):
-        if moment is not None:
-            yield name, moment.isoformat(timespec="milliseconds")
-
-
-def _plain_view(view: JobView) -> dict[str, object]:
-    """Return a view as JSON has it."""
-    members = attrs.asdict(view, recurse=False)
-    members |= {"ref": attrs.asdict(view.ref), "state": view.state.value}
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in members.items()
-    }
+    if not printed:
+        click.echo(result.text if result.text is not None else json.dumps(result.answer))

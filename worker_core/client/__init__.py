@@ -15,6 +15,7 @@ program on asyncio calls the synchronous one in a thread.
 """
 
 from worker_core._bullmq.adding import AddOptions
+from worker_core._bullmq.cancelling import CancelOutcome
 from worker_core._bullmq.job import Backoff
 from worker_core._bullmq.replies import JobState
 from worker_core.client.asynchronous import Client, open_client
@@ -23,18 +24,28 @@ from worker_core.client.errors import (
     InvalidJob,
     JobFailed,
     JobGone,
+    NotStreamed,
     ResultExpired,
     ResultTimeout,
 )
+from worker_core.client.following import TokenIterator
 from worker_core.client.result import ModelUse, Result, Stored, Timings, Usage
 from worker_core.client.submission import DEFAULT_QUEUES
 from worker_core.client.synchronous import SyncClient
+from worker_core.client.tokens import (
+    TokenChunk,
+    TokenEnd,
+    TokenItem,
+    TokenRestart,
+    TokenStop,
+)
 from worker_core.client.view import JobRef, JobView
 
 __all__ = [
     "DEFAULT_QUEUES",
     "AddOptions",
     "Backoff",
+    "CancelOutcome",
     "Client",
     "ClientError",
     "InvalidJob",
@@ -44,12 +55,19 @@ __all__ = [
     "JobState",
     "JobView",
     "ModelUse",
+    "NotStreamed",
     "Result",
     "ResultExpired",
     "ResultTimeout",
     "Stored",
     "SyncClient",
     "Timings",
+    "TokenChunk",
+    "TokenEnd",
+    "TokenItem",
+    "TokenIterator",
+    "TokenRestart",
+    "TokenStop",
     "Usage",
     "open_client",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -14,13 +15,17 @@ from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind
 from worker_core._bullmq.scripts import load_script
 from worker_core.client import flows
+from worker_core.client.cancelling import CancelOutcome, cancel, ended_as
 from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
+from worker_core.client.following import TokenIterator
+from worker_core.client.listing import list_jobs
 from worker_core.client.submission import prepare
+from worker_core.client.tokens import follow
 from worker_core.client.view import JobRef, JobView
 from worker_core.client.watching import Watches
 from worker_core.errors import RedisUnavailable, ReplyLost
-from worker_core.redis import connector_to, open_link
+from worker_core.redis import BlockingLink, LinkOptions, connector_to, open_link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from worker_core._bullmq.adding import AddOptions
-    from worker_core._bullmq.replies import Final
+    from worker_core._bullmq.replies import Final, JobState
     from worker_core.client.flows import Flow, Step
     from worker_core.client.result import Result
     from worker_core.client.watching import Events
@@ -56,6 +61,7 @@ class Client:
         self._patience = patience.total_seconds()
         self._poll = poll.total_seconds()
         self._watches = Watches(tasks, link.connector, self._run)
+        self._followed: set[TokenIterator] = set()
 
     async def submit(
         self,
@@ -79,6 +85,10 @@ class Client:
         """Look at a job; `None` where there is none."""
         return await self._run(flows.look_at(self._keys(ref), ref))
 
+    async def list_jobs(self, queue: str, *, state: JobState, limit: int = 20) -> list[JobView]:
+        """Look at up to `limit` jobs in one state: ended ones newest first, others next ones first."""
+        return await self._run(list_jobs(QueueKeys(self._prefix, queue), state, limit))
+
     async def result(
         self,
         ref: JobRef,
@@ -95,9 +105,64 @@ class Client:
         with anyio.move_on_after(timeout.total_seconds()):
             final = await self._wait_for_end(keys, ref, on_progress)
             return await self._run(flows.conclude(keys, ref, final))
+        raise self._overdue(ref, timeout)
+
+    async def cancel(self, ref: JobRef, *, wait: timedelta | None = None) -> CancelOutcome:
+        """Cancel a job, whatever its state: it fails for good, with the reason `cancelled`.
+
+        One that waits has failed when this returns; of one that runs the worker is told, and the
+        answer is `REQUESTED`. With `wait` its end is awaited: `CANCELLED`, or `FINISHED` where it
+        ended otherwise before. Raises `ResultTimeout` where the end does not come in time, and
+        `JobGone` where it was removed and its end forgotten.
+        """
+        keys = self._keys(ref)
+        outcome = await self._run(cancel(keys, ref))
+        if outcome is not CancelOutcome.REQUESTED or wait is None:
+            return outcome
+        with anyio.move_on_after(wait.total_seconds()):
+            return ended_as(await self._wait_for_end(keys, ref, None))
+        raise self._overdue(ref, wait)
+
+    def _overdue(self, ref: JobRef, timeout: timedelta) -> RedisUnavailable | ResultTimeout:
         if not self._link.is_connected:
-            raise RedisUnavailable(f"{self._link.endpoint} cannot be reached")
-        raise ResultTimeout(ref, timeout)
+            return RedisUnavailable(f"{self._link.endpoint} cannot be reached")
+        return ResultTimeout(ref, timeout)
+
+    def tokens(
+        self, ref: JobRef, *, after: str | None = None, timeout: timedelta | None = None
+    ) -> TokenIterator:
+        """Follow what a job with `stream: true` puts out, to its end: `async for item in ...`.
+
+        Begins at the beginning, also when the job has ended, or behind the entry `after`. An item is
+        a `TokenChunk`; a `TokenRestart`, at which a reader discards what came before; a `TokenStop`,
+        at which a run has failed that will be followed by another; and last a `TokenEnd`. Waits for
+        a job that has not begun. Raises `NotStreamed`, `JobGone`, and `ResultTimeout` where the end
+        does not come within `timeout`.
+        """
+        until = math.inf if timeout is None else anyio.current_time() + timeout.total_seconds()
+        flow = follow(
+            self._keys(ref),
+            ref,
+            after=after,
+            poll=self._poll,
+            timeout=timeout,
+            left=lambda: until - anyio.current_time(),
+        )
+        link = BlockingLink(self._link.connector, name=None, options=LinkOptions())
+        iterator = TokenIterator(
+            flow,
+            lambda step: self._carry(step, repeat=True),
+            link,
+            patience=self._patience,
+            on_close=self._followed.discard,
+        )
+        self._followed.add(iterator)
+        return iterator
+
+    async def close(self) -> None:
+        """Close the connections of token streams that were not followed to their end."""
+        for iterator in tuple(self._followed):
+            await iterator.aclose()
 
     async def _wait_for_end(
         self, keys: QueueKeys, ref: JobRef, on_progress: Callable[[JSON], None] | None
@@ -183,10 +248,13 @@ async def open_client(
     async with open_link(connector, scripts=scripts) as link:
         await link.wait_connected(within=patience.total_seconds())
         async with anyio.create_task_group() as tasks:
+            client = Client(link, tasks, prefix=prefix, patience=patience, poll=poll)
             try:
-                yield Client(link, tasks, prefix=prefix, patience=patience, poll=poll)
+                yield client
             except Exception as error:  # noqa: BLE001  # raised again below, outside of the group
                 failure = error
+            finally:
+                await client.close()  # noqa: ASYNC102  # closing sockets waits for nothing
             tasks.cancel_scope.cancel()
     # As it was raised: out of the group it would come wrapped, and could not be caught by its class.
     if failure is not None:

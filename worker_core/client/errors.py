@@ -7,6 +7,7 @@
         ├── InvalidJob        the job was not submitted: it could not have been read
         ├── JobFailed         the job failed for good
         ├── JobGone           the queue knows no such job
+        ├── NotStreamed       the job completed, and there is no token stream of it
         ├── ResultExpired     the job completed, but its large result is not kept any more
         └── ResultTimeout     the job did not end in time; a TimeoutError too
 
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidJob",
     "JobFailed",
     "JobGone",
+    "NotStreamed",
     "ResultExpired",
     "ResultTimeout",
 ]
@@ -70,6 +72,17 @@ class JobGone(ClientError):
     def __init__(self, ref: JobRef) -> None:
         self.ref = ref
         super().__init__(f"{ref} does not exist: never added, or removed from the queue")
+
+
+class NotStreamed(ClientError):
+    """The job completed, and there is no token stream of it; its result may be there."""
+
+    def __init__(self, ref: JobRef) -> None:
+        self.ref = ref
+        super().__init__(
+            f"{ref} completed without a token stream: its data has no `stream: true`, or the stream "
+            f"is kept no longer ([results] stream_ttl of the worker)"
+        )
 
 
 class ResultExpired(ClientError):

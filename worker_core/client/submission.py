@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_QUEUES", "Submission", "prepare"]
 
-DEFAULT_QUEUES: Mapping[str, str] = MappingProxyType({"chat": "llm-chat"})
+DEFAULT_QUEUES: Mapping[str, str] = MappingProxyType(
+    {"chat": "llm-chat", "embeddings": "llm-embeddings"}
+)
 """The queues that the first-party job types consume by default."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()

@@ -11,23 +11,27 @@ import attrs
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind, read_stream
 from worker_core.client import flows
+from worker_core.client.cancelling import CancelOutcome, cancel, ended_as
 from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
+from worker_core.client.listing import list_jobs
 from worker_core.client.plain_link import PlainLink
 from worker_core.client.submission import prepare
+from worker_core.client.tokens import TokenChunk, TokenEnd, TokenRestart, TokenStop, follow
 from worker_core.errors import RedisUnavailable, ReplyLost
 from worker_core.redis import WrongServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
     from types import TracebackType
     from typing import Self
 
     from worker_core._bullmq.adding import AddOptions
-    from worker_core._bullmq.replies import Final
+    from worker_core._bullmq.replies import Final, JobState
     from worker_core.client.flows import Flow, Step
     from worker_core.client.result import Result
+    from worker_core.client.tokens import TokenItem
     from worker_core.client.view import JobRef, JobView
     from worker_core.engine import JSON
     from worker_core.redis import Endpoint
@@ -46,6 +50,7 @@ class _Wait:
 
     keys: QueueKeys
     ref: JobRef
+    timeout: timedelta
     deadline: float
     on_progress: Callable[[JSON], None] | None
 
@@ -111,6 +116,10 @@ class SyncClient:
         """Look at a job; `None` where there is none."""
         return self._run(flows.look_at(self._keys(ref), ref))
 
+    def list_jobs(self, queue: str, *, state: JobState, limit: int = 20) -> list[JobView]:
+        """Look at up to `limit` jobs in one state; see `Client.list_jobs`."""
+        return self._run(list_jobs(QueueKeys(self._prefix, queue), state, limit))
+
     def result(
         self,
         ref: JobRef,
@@ -119,17 +128,60 @@ class SyncClient:
         on_progress: Callable[[JSON], None] | None = None,
     ) -> Result:
         """Wait for the job's end and return its result; see `Client.result`."""
-        wait = _Wait(self._keys(ref), ref, time.monotonic() + timeout.total_seconds(), on_progress)
+        wait = self._wait(ref, timeout, on_progress)
+        final = self._wait_for_end(wait)
+        return self._run(flows.conclude(wait.keys, ref, final), deadline=wait.deadline)
+
+    def cancel(self, ref: JobRef, *, wait: timedelta | None = None) -> CancelOutcome:
+        """Cancel a job, whatever its state; see `Client.cancel`."""
+        outcome = self._run(cancel(self._keys(ref), ref))
+        if outcome is not CancelOutcome.REQUESTED or wait is None:
+            return outcome
+        return ended_as(self._wait_for_end(self._wait(ref, wait, None)))
+
+    def _wait(
+        self, ref: JobRef, timeout: timedelta, on_progress: Callable[[JSON], None] | None
+    ) -> _Wait:
+        deadline = time.monotonic() + timeout.total_seconds()
+        return _Wait(self._keys(ref), ref, timeout, deadline, on_progress)
+
+    def _wait_for_end(self, wait: _Wait) -> Final:
         # The place in the events first, then the question: so an end between the two is not missed.
         position = self._run(flows.last_event_id(wait.keys), deadline=wait.deadline)
         while True:
-            final = self._run(flows.find_end(wait.keys, ref), deadline=wait.deadline)
+            final = self._run(flows.find_end(wait.keys, wait.ref), deadline=wait.deadline)
             if final is None:
                 final, position = self._listen(wait, position)
             if final is not None:
-                return self._run(flows.conclude(wait.keys, ref, final), deadline=wait.deadline)
+                return final
             if time.monotonic() >= wait.deadline:
-                raise ResultTimeout(ref, timeout)
+                raise ResultTimeout(wait.ref, wait.timeout)
+
+    def tokens(
+        self, ref: JobRef, *, after: str | None = None, timeout: timedelta | None = None
+    ) -> Iterator[TokenItem]:
+        """Follow what a job with `stream: true` puts out, to its end; see `Client.tokens`."""
+        until = math.inf if timeout is None else time.monotonic() + timeout.total_seconds()
+        flow = follow(
+            self._keys(ref),
+            ref,
+            after=after,
+            poll=self._poll,
+            timeout=timeout,
+            left=lambda: until - time.monotonic(),
+        )
+        reply: object = None
+        while True:
+            try:
+                step = flow.send(reply)
+            except StopIteration:
+                return
+            match step:
+                case TokenChunk() | TokenRestart() | TokenStop() | TokenEnd():
+                    yield step
+                    reply = None
+                case _:
+                    reply = self._carry(step, deadline=until)
 
     def _listen(self, wait: _Wait, position: bytes) -> tuple[Final | None, bytes]:
         """Return the job's end, or `None` when it is time to ask the queue itself; and the place."""

@@ -9,6 +9,7 @@ from worker_core.redis.link import Link, LinkState, open_link
 from worker_core.redis.options import Backoff, LinkOptions
 from worker_core.redis.resp import Arg, Head, Reply
 from worker_core.redis.script import Script, ScriptHead
+from worker_core.redis.subscription import Subscription
 from worker_core.redis.tls import TLSFiles
 from worker_core.redis.topology import Connector, DirectConnector
 
@@ -33,6 +34,7 @@ __all__ = [
     "ScriptHead",
     "Sentinels",
     "StreamReader",
+    "Subscription",
     "TLSFiles",
     "WrongServer",
     "connector_to",

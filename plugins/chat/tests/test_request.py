@@ -27,6 +27,12 @@ def faults_of(**members: Any) -> dict[str, str]:
     return {fault.path: fault.message for fault in caught.value.faults}
 
 
+def test_streaming_is_asked_for_and_no_matter_of_the_engines() -> None:
+    assert [request_of(**members).stream for members in ({}, {"stream": True})] == [False, True]
+    assert request_of(stream=True).as_call() == request_of().as_call()
+    assert faults_of(stream="yes").keys() == {"stream"}
+
+
 def test_the_least_request_is_the_least_call() -> None:
     assert request_of().as_call() == ChatCall(model="llama3", messages=(Message("user", "hello"),))
 

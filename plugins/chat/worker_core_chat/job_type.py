@@ -48,13 +48,20 @@ class ChatJobType(JobType[ChatRequest]):
         return request.time_limit
 
     async def run(self, request: ChatRequest, context: JobContext) -> ChatAnswer:
-        """Generate the answer, and publish how far it is."""
+        """Generate the answer, publish how far it is, and the answer itself where it is to stream."""
+        if request.stream:
+            # Nothing yet: readers learn that the job streams, and how it ends if it ends here.
+            context.emit("")
         self._check(request)
 
         def report(progress: EngineProgress) -> None:
             context.progress({"phase": progress.phase.value, "tokens": progress.tokens})
 
-        answer = await context.engine.chat(request.as_call(), on_progress=report)
+        answer = await context.engine.chat(
+            request.as_call(),
+            on_progress=report,
+            on_chunk=context.emit if request.stream else None,
+        )
         if request.format is not None:
             _check_json(answer)
         return answer

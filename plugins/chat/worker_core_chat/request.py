@@ -92,6 +92,8 @@ class ChatRequest:
     keep_alive: float | str | None = None
     timeout: float | str | None = attrs.field(default=None, validator=_duration)
     """Milliseconds, or a duration such as "30s"; never more than the worker allows."""
+    stream: bool = False
+    """Whether the answer is also put out piece by piece, in the job's token stream."""
     metadata: dict[str, JSON] = attrs.field(factory=dict)
     """The application's own; not looked at."""
     temperature: float | None = attrs.field(default=None, validator=_not_negative)

@@ -75,7 +75,12 @@ def test_everything_is_accumulated() -> None:
     assert (answer.model, answer.done_reason, answer.eval_count) == ("m", "stop", 2)
     assert answer.load_duration is None
     assert answer.warnings == ("careful",)
-    assert chunks == [ChatChunk("", "hm"), ChatChunk("a"), ChatChunk(), ChatChunk("b")]
+    assert chunks == [
+        ChatChunk("", "hm"),
+        ChatChunk("a"),
+        ChatChunk(tool_calls=(call,)),
+        ChatChunk("b"),
+    ]
 
 
 def test_a_last_line_without_its_end_counts() -> None:

@@ -158,13 +158,14 @@ class ChatReader:
     def _take_message(self, message: _WireMessage) -> None:
         self._role = message.role
         content, thinking = message.content or "", message.thinking or ""
+        tool_calls = tuple(message.tool_calls or ())
         if content:
             self._content.append(content)
         if thinking:
             self._thinking.append(thinking)
-        self._tool_calls.extend(message.tool_calls or ())
-        if content or thinking or message.tool_calls:
-            self._on_chunk(ChatChunk(content=content, thinking=thinking))
+        self._tool_calls.extend(tool_calls)
+        if content or thinking or tool_calls:
+            self._on_chunk(ChatChunk(content, thinking, tool_calls))
 
 
 def read_embeddings(

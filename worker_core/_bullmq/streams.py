@@ -1,0 +1,43 @@
+"""A stream of a job's own beside its hash: what it puts out while it runs (ours, not BullMQ's)."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from worker_core._bullmq.calls import ScriptCall
+from worker_core._bullmq.scripts import load_script
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from worker_core._bullmq.keys import QueueKeys
+
+__all__ = ["Place", "add_entry"]
+
+_MOST_ENTRIES = 10_000
+"""About so many are kept: eight minutes of the fastest writer."""
+
+
+class Place(enum.Enum):
+    """Where an entry goes."""
+
+    FRESH = "fresh"
+    """To a new stream: what is there is of an earlier job with the same id."""
+    APPEND = "append"
+    FOLLOW = "follow"
+    """To the stream that an earlier run has left, if it has."""
+
+
+def add_entry(
+    keys: QueueKeys, job_id: str, token: str, data: bytes, *, place: Place, ttl: timedelta
+) -> ScriptCall:
+    """Add an entry, unless the job's lock is not the token's any more.
+
+    The script looks: a call may wait out an outage that is longer than the lock.
+    """
+    return ScriptCall(
+        load_script("addEntry"),
+        (keys.lock(job_id), keys.tokens(job_id)),
+        (token, place.value, _MOST_ENTRIES, max(1, round(ttl.total_seconds() * 1000)), data),
+    )
