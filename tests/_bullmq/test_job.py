@@ -315,3 +315,10 @@ def test_whatever_stands_in_the_hash_the_job_can_be_ended(
 @given(st.lists(st.binary(max_size=10)))
 def test_a_hash_of_any_bytes_is_read(pairs: list[bytes]) -> None:
     assert read_job("7", pairs).id == "7"
+
+
+def test_jobs_that_differ_in_their_delay_alone_have_equal_options() -> None:
+    # What is packed for a completion is kept by the options, and does not depend on the delay.
+    first, second = (read_job("1", [b"opts", b'{"delay":%d}' % delay]).options for delay in (1, 2))
+    assert (first, first.delay, second.delay) == (second, 1, 2)
+    assert hash(first) == hash(second)

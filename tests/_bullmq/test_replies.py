@@ -171,3 +171,8 @@ def test_no_form_of_reply_raises(reply: object) -> None:
     replies.read_owned(reply)
     replies.read_settled(reply)
     replies.read_finished(reply)
+
+
+def test_a_delay_past_all_numbers_is_no_time_that_has_passed() -> None:
+    # Node lets a producer say `delay: Number.MAX_VALUE`; its score overflows in the script.
+    assert replies.read_claim([0, None, 0, -(2**63)]) == Nothing()

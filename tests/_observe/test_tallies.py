@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -46,3 +47,10 @@ def test_a_counter_is_written_as_the_librarys(counted: list[tuple[str, str]]) ->
         tally.count(*labels)
         counter.labels(*labels).inc()
     assert lines(ours) == lines(theirs)
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    registry = CollectorRegistry()
+    registry.register(CounterTally("jobs", "How many.", LABELS))
+    with pytest.raises(ValueError, match="Duplicated"):
+        Counter("jobs", "How many.", registry=registry)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import attrs
 import pytest
+from structlog.testing import capture_logs
 
 from tests._runtime.support import task_group
 from worker_core._runtime.marker import MarkerWatch
-from worker_core.errors import RedisError, ReplyLost
+from worker_core.errors import RedisError, ReplyError, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +29,8 @@ class MarkedQueue:
 
     answers: list[tuple[float, float | RedisError | None]] = attrs.field(factory=list)
     blocks: int = 0
-    posted: int = 0
+    posted: list[float] = attrs.field(factory=list)
+    drain_delay: timedelta = timedelta(seconds=DRAIN_DELAY)
     keys: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(name="q"))
 
     async def wait_for_marker(self) -> float | None:
@@ -38,8 +41,8 @@ class MarkedQueue:
             raise answer
         return answer
 
-    def post_marker(self) -> None:
-        self.posted += 1
+    def post_marker(self, due_at_ms: float = 0) -> None:
+        self.posted.append(due_at_ms)
 
 
 def in_ms(seconds: float) -> float:
@@ -48,7 +51,7 @@ def in_ms(seconds: float) -> float:
 
 @asynccontextmanager
 async def watching(queue: MarkedQueue, *, idle: bool = True) -> AsyncIterator[MarkerWatch]:
-    watch = MarkerWatch(cast("Any", queue), is_idle=lambda: idle)
+    watch = MarkerWatch(cast("Any", queue), has_free_slot=lambda: idle)
     async with task_group() as tasks:
         tasks.start_soon(watch.run)
         yield watch
@@ -119,7 +122,7 @@ async def test_a_marker_that_comes_when_no_slot_is_free_is_left_to_other_workers
     async with watching(queue, idle=idle) as watch:
         await watch.wait(due_at_ms=in_ms(1))
         await anyio.sleep(5)
-    assert queue.posted == (0 if idle else 1)
+    assert queue.posted == ([] if idle else [0.0])
 
 
 async def test_the_end_of_a_block_is_no_marker(autojump_clock: object) -> None:
@@ -127,4 +130,42 @@ async def test_the_end_of_a_block_is_no_marker(autojump_clock: object) -> None:
     async with watching(queue, idle=False) as watch:
         await watch.wait(due_at_ms=in_ms(1))
         await anyio.sleep(5)
-    assert queue.posted == 0
+    assert queue.posted == []
+
+
+async def test_a_wait_that_ends_at_once_begins_no_block(autojump_clock: object) -> None:
+    queue = MarkedQueue([(3, 0.0)])
+    async with watching(queue, idle=False) as watch:
+        await watch.wait(due_at_ms=in_ms(1))  # the timer was first
+        await anyio.sleep(5)  # the block ended meanwhile, and its marker was put back
+        assert await seconds_of(watch) == 0
+        await anyio.sleep(0.1)  # the claim that follows, which finds nothing
+        # A block here would pop the marker that was put back, put it back again, and so on.
+        assert queue.blocks == 1
+
+
+async def test_a_delayed_job_that_comes_when_no_slot_is_free_is_left_to_other_workers(
+    autojump_clock: object,
+) -> None:
+    due_at_ms = in_ms(9)
+    queue = MarkedQueue([(3, due_at_ms)])
+    async with watching(queue, idle=False) as watch:
+        await watch.wait(due_at_ms=in_ms(1))
+        await anyio.sleep(30)
+    assert queue.posted == [due_at_ms]
+    assert queue.blocks == 1
+
+
+async def test_a_server_that_refuses_the_wait_is_asked_now_and_then_and_said_so_once(
+    autojump_clock: object,
+) -> None:
+    refused = ReplyError("NOPERM no permission to run the 'bzpopmin' command")
+    queue = MarkedQueue([(0, refused), (0, refused), (1, 0.0)])
+    async with watching(queue) as watch:
+        with capture_logs() as logs:
+            assert await seconds_of(watch) == DRAIN_DELAY
+            assert await seconds_of(watch) == DRAIN_DELAY
+        assert watch.trouble == str(refused)
+        assert [entry["log_level"] for entry in logs] == ["error"]
+        await watch.wait(due_at_ms=0)
+        assert watch.trouble is None

@@ -11,7 +11,17 @@ import anyio
 import attrs
 import pytest
 
-from tests.integration.support import PROBE, Ledger, chat, fields_of, probe, put, running, state_of
+from tests.integration.support import (
+    PROBE,
+    Ledger,
+    ProbeJobType,
+    chat,
+    fields_of,
+    probe,
+    put,
+    running,
+    state_of,
+)
 from worker_core import Engine, Host, JobContext, JobType, QueueSpec, hookimpl
 from worker_core._runtime import worker as worker_module
 from worker_core.errors import PluginError
@@ -286,3 +296,64 @@ def test_a_stop_that_no_signal_asked_for_is_ended_by_force_too(valkey):
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
     assert ended.returncode == 70, ended.stderr
     assert "the stop hangs in a plugin" in ended.stderr
+
+
+class ExitingJobType(ProbeJobType):
+    """Ends the interpreter in the middle of a job, as a library's `sys.exit` would."""
+
+    async def run(self, request, context):
+        if request.do == "exit":
+            raise SystemExit(3)
+        return await super().run(request, context)
+
+
+async def test_the_lock_of_a_job_that_ends_the_interpreter_is_not_kept_by_those_that_still_run(
+    valkey,
+):
+    class ExitingPlugin:
+        @hookimpl
+        def worker_core_job_types(self):
+            return [ExitingJobType(Ledger(), (PROBE,))]
+
+    plugin = plugin_under_test(PROBE, ExitingPlugin)
+    short_locks = {"lock_duration": "800ms", "lock_renew_time": "400ms"}
+    settings = {"worker": {"concurrency": 2, "grace": "10s"}, "queue": short_locks}
+    seen: list[str | None] = []
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running(valkey.url, plugin, settings):
+            other = put(valkey.client, PROBE, {"seconds": 4})
+            await eventually_async(lambda: len(active(valkey.client)) == 1)
+            exiting = put(valkey.client, PROBE, {"do": "exit"})
+            with anyio.CancelScope(shield=True):
+                await eventually_async(lambda: len(active(valkey.client)) == 2)
+                lock = f"bull:{PROBE}:{exiting}:lock"
+                await eventually_async(lambda: not valkey.client.exists(lock))
+                seen.append(state_of(valkey.client, other))
+    assert caught.value.split(SystemExit)[0] is not None
+    assert seen == ["active"]
+
+
+def active(client):
+    return client.lrange(f"bull:{PROBE}:active", 0, -1)
+
+
+async def test_a_worker_without_a_free_slot_leaves_delayed_jobs_to_another(valkey):
+    """Its block was still outstanding when its own timer gave it a job."""
+    busy, free = ({"worker": {"concurrency": 1, "id": name}} for name in ("busy", "free"))
+    async with running(valkey.url, probe(), busy):
+        await eventually_async(lambda: blocked(valkey.client) == 1)
+        async with running(valkey.url, probe(), free):
+            await eventually_async(lambda: blocked(valkey.client) == 2)
+            # The one that has blocked for longer hears of it, and sets its timer.
+            long = put(valkey.client, PROBE, {"seconds": 5}, delay=timedelta(milliseconds=300))
+            await eventually_async(lambda: len(active(valkey.client)) == 1)
+            await eventually_async(lambda: blocked(valkey.client) == 2)
+            late = put(valkey.client, PROBE, {}, delay=timedelta(milliseconds=300))
+            await eventually_async(lambda: state_of(valkey.client, late) == "completed")
+            ran = {job: fields_of(valkey.client, job) for job in (long, late)}
+    assert [ran[job]["pb"] for job in (long, late)] == ["busy", "free"]
+    assert int(ran[late]["processedOn"]) - int(ran[late]["timestamp"]) < 300 + 700
+
+
+def blocked(client):
+    return client.info("clients")["blocked_clients"]

@@ -55,7 +55,9 @@ class JobOptions:
     """The options that concern a worker, under BullMQ's names in snake case."""
 
     attempts: int = 0
-    delay: float = 0
+    # No part of what makes options equal: it differs from job to job, and nothing that is packed
+    # once for many jobs depends on it.
+    delay: float = attrs.field(default=0, eq=False)
     """Milliseconds that the producer asked for."""
     backoff: Backoff | None = None
     lifo: bool = False

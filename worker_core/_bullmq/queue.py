@@ -47,7 +47,9 @@ class Queue:
     blocking: BlockingLink
     options: ClaimOptions
     drain_delay: timedelta = timedelta(seconds=5)
-    _heads: dict[str, ScriptHead] = attrs.field(factory=dict, init=False, repr=False)
+    _heads: dict[tuple[str, tuple[str, ...]], ScriptHead] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
     _completions: dict[tuple[str, JobOptions, bool], PackedCompletion] = attrs.field(
         factory=dict, init=False, repr=False
     )
@@ -62,10 +64,11 @@ class Queue:
 
     def _head(self, call: ScriptCall) -> ScriptHead:
         """The part of a call that is the same each time, packed once."""
-        head = self._heads.get(call.script.name)
+        constant = call.keys[: call.constant]
+        head = self._heads.get((call.script.name, constant))
         if head is None:
-            constant, others = call.keys[: call.constant], len(call.keys) - call.constant
-            head = self._heads[call.script.name] = call.script.bind(constant, more_keys=others)
+            head = call.script.bind(constant, more_keys=len(call.keys) - call.constant)
+            self._heads[call.script.name, constant] = head
         return head
 
     async def claim(self, token: str) -> Claim:
@@ -206,9 +209,16 @@ class Queue:
         )
         return replies.read_marker(reply)
 
-    def post_marker(self) -> None:
-        """Tell another worker that something may be claimed, without waiting for the answer."""
-        self.link.post("ZADD", self.keys.marker, 0, "0")
+    def post_marker(self, due_at_ms: float = 0) -> None:
+        """Tell another worker that something may be claimed, now or when a delayed job is due.
+
+        The answer is not waited for.
+        """
+        if due_at_ms:
+            # What has been said since then is newer.
+            self.link.post("ZADD", self.keys.marker, "NX", due_at_ms, "1")
+        else:
+            self.link.post("ZADD", self.keys.marker, 0, "0")
 
     def post_progress(self, job_id: str, progress: bytes) -> None:
         """Publish progress without waiting for the answer; it is worth no job's time."""

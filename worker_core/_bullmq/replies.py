@@ -104,7 +104,7 @@ def read_claim(reply: object) -> Claim:
         if isinstance(pairs, list) and isinstance(job_id, bytes):
             return read_job(job_id.decode("utf-8", "replace"), pairs)
         if isinstance(limited_ms, int):
-            return Nothing(limited_ms=max(0, limited_ms), due_at_ms=_due_ms(due))
+            return Nothing(limited_ms=max(0, limited_ms), due_at_ms=max(0, _due_ms(due)))
     return Nothing()
 
 

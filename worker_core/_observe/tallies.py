@@ -34,9 +34,13 @@ class CounterTally(Collector):
         """Count one."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter without its counts, for the registry to know its name."""
+        yield CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the counter as it stands."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+        [family] = self.describe()
         for labels, count in self._counts.items():
             family.add_metric(labels, count)
         yield family
@@ -74,9 +78,13 @@ class HistogramTally(Collector):
         histogram.counts[bisect_left(self._bounds, value)] += 1
         histogram.sum += value
 
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the histogram without its counts, for the registry to know its name."""
+        yield HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the histogram as it stands."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
+        [family] = self.describe()
         for labels, histogram in self._histograms.items():
             buckets = list(zip(self._names, accumulate(histogram.counts), strict=True))
             family.add_metric(labels, buckets, histogram.sum)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker_core._bullmq.queue import Queue
-    from worker_core._runtime.execution import Execution
+    from worker_core._runtime.execution import Execution, Run
 
 __all__ = ["Consumer", "Slot"]
 
@@ -78,7 +78,7 @@ class Consumer:
         self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
         self._idle: deque[Slot] = deque()
         self._slot_freed = anyio.Event()
-        self._marker = MarkerWatch(queue, is_idle=lambda: bool(self._idle))
+        self._marker = MarkerWatch(queue, has_free_slot=lambda: bool(self._idle))
         self._closing = False
         self._claiming = anyio.CancelScope()
         self._end_by = math.inf
@@ -86,13 +86,19 @@ class Consumer:
         """Until when the queue is held back, as a settlement has told, by the loop's clock."""
         self._running = len(self._slots)
         self._ended = anyio.Event()
-        self.trouble: str | None = None
-        """Why no job can be claimed, though Redis answers; `None` when the last claim was heard."""
+        self._refusal: str | None = None
+        """Why the last claim was refused, though Redis answers."""
 
     @property
     def slots(self) -> list[Slot]:
         """The consumer's slots; each runs in a task of its own."""
         return self._slots
+
+    @property
+    def trouble(self) -> str | None:
+        """Why jobs cannot be taken as they should be, though Redis answers."""
+        reason = self._refusal or self._marker.trouble
+        return None if reason is None else f"{self.name}: {reason}"
 
     @property
     def name(self) -> str:
@@ -137,20 +143,28 @@ class Consumer:
 
         Returns the job that follows the one that was stopped, if there is one.
         """
-        with trio.CancelScope(shield=True) as shield:
-            while True:
-                run = self._execution.begin(job, slot.token, shield, end_by=self._end_by)
-                following = await run.carry_out()
-                if following is None:
-                    break
-                if isinstance(following, StoredJob) and not self._closing:
-                    next_job: StoredJob | None = following
-                else:
-                    next_job = await self._next(following, slot)
-                if next_job is None or shield.cancel_called:
-                    return next_job
-                job = next_job
-        return await self._next(await run.settle_late(), slot)
+        run: Run | None = None
+        try:
+            with trio.CancelScope(shield=True) as shield:
+                while True:
+                    run = self._execution.begin(job, slot.token, shield, end_by=self._end_by)
+                    following = await run.carry_out()
+                    if following is None:
+                        break
+                    if isinstance(following, StoredJob) and not self._closing:
+                        next_job: StoredJob | None = following
+                    else:
+                        next_job = await self._next(following, slot)
+                    if next_job is None or shield.cancel_called:
+                        return next_job
+                    job = next_job
+            assert run is not None
+            return await self._next(await run.settle_late(), slot)
+        except BaseException:
+            # Else its lock would be renewed for as long as other jobs run.
+            if run is not None:
+                run.abandon()
+            raise
 
     async def _next(self, following: Claim, slot: Slot) -> StoredJob | None:
         if isinstance(following, Nothing):
@@ -220,7 +234,7 @@ class Consumer:
                 try:
                     with anyio.fail_after(_CLAIM_SECONDS):
                         claimed = await self._queue.claim(slot.token)
-                    self.trouble = None
+                    self._refusal = None
                     return claimed
                 except (ReplyLost, TimeoutError):
                     if owned := await self._find_claimed(slot):
@@ -230,7 +244,7 @@ class Consumer:
                     in_doubt = isinstance(error, ReplyError) and may_have_run(error)
                     if in_doubt and (owned := await self._find_claimed(slot)):
                         return owned
-                    self.trouble = f"{self.name}: {error}"
+                    self._refusal = str(error)
                     _log.error("no job can be claimed", queue=self.name, reason=str(error))
                     return Nothing(limited_ms=_REFUSED_PAUSE_MS)
             if self._claiming.cancelled_caught:

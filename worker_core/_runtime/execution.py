@@ -265,12 +265,13 @@ class Execution:
 class Run:
     """One job's run: `carry_out`, and `settle_late` where it was stopped before its end."""
 
-    __slots__ = ("_execution", "_scope", "_verdict", "context", "token")
+    __slots__ = ("_ended", "_execution", "_scope", "_verdict", "context", "token")
 
     def __init__(self, execution: Execution, context: Context, scope: JobScope, token: str) -> None:
         self._execution = execution
         self._scope = scope
         self._verdict: Verdict | None = None
+        self._ended = False
         self.context = context
         self.token = token
 
@@ -280,19 +281,14 @@ class Run:
         Where something stops it, that is `None`, or the shield is left early.
         """
         execution = self._execution
-        try:
-            self._verdict = verdict = await execution.judge(self.context, self._scope)
-            if not self._scope.settle_within(execution.outage_seconds):
-                return None
-            settlement = await execution.settler.settle(
-                self.context.stored, self.token, verdict, self.context.announce
-            )
-        except Exception:
-            execution.release(self)
-            raise
+        self._verdict = verdict = await execution.judge(self.context, self._scope)
+        if not self._scope.settle_within(execution.outage_seconds):
+            return None
+        settlement = await execution.settler.settle(
+            self.context.stored, self.token, verdict, self.context.announce
+        )
         self._scope.end()
-        execution.end(self, verdict, settlement)
-        return settlement.following
+        return self._end(verdict, settlement)
 
     async def settle_late(self) -> Claim:
         """Settle a job whose run was stopped, or give up where its settlement was, by its bound."""
@@ -300,19 +296,15 @@ class Run:
         scope.note_stop()
         verdict = _stopped(scope) if self._verdict is None else self._verdict
         settlement: Settlement | None = None
-        try:
-            if not scope.is_settling:
-                with scope.settling(self._execution.outage_seconds):
-                    stored = self.context.stored
-                    if isinstance(verdict, Cancelled) and stored.scheduler_id is not None:
-                        # It may have been stopped just before that, and will not be run again.
-                        await self._execution.advance(stored)
-                    settlement = await self._execution.settler.settle(
-                        stored, self.token, verdict, self.context.announce
-                    )
-        except Exception:
-            self._execution.release(self)
-            raise
+        if not scope.is_settling:
+            with scope.settling(self._execution.outage_seconds):
+                stored = self.context.stored
+                if isinstance(verdict, Cancelled) and stored.scheduler_id is not None:
+                    # It may have been stopped just before that, and will not be run again.
+                    await self._execution.advance(stored)
+                settlement = await self._execution.settler.settle(
+                    stored, self.token, verdict, self.context.announce
+                )
         if settlement is None:
             # The lock runs out, and another worker takes the job. Nothing may be assumed to be
             # written.
@@ -323,6 +315,16 @@ class Run:
                 verdict=type(verdict).__name__.lower(),
             )
             settlement = Settlement(Outcome.LOST)
+        return self._end(verdict, settlement)
+
+    def abandon(self) -> None:
+        """Let the job's lock go where the run crashed; a run that has ended is left alone."""
+        if not self._ended:
+            self._ended = True
+            self._execution.release(self)
+
+    def _end(self, verdict: Verdict, settlement: Settlement) -> Claim:
+        self._ended = True
         self._execution.end(self, verdict, settlement)
         return settlement.following
 

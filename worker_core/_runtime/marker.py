@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from worker_core.errors import RedisError
+from worker_core.errors import RedisError, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +31,14 @@ _LONGEST_WAIT_SECONDS = 10.0
 class MarkerWatch:
     """Blocks on one queue's marker in a task of its own, at most once at a time.
 
-    `is_idle` tells whether what is waiting could be claimed here at all.
+    `has_free_slot` tells whether what is waiting could be claimed here at all.
     """
 
-    def __init__(self, queue: Queue, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, queue: Queue, has_free_slot: Callable[[], bool]) -> None:
         self._queue = queue
-        self._is_idle = is_idle
+        self._has_free_slot = has_free_slot
+        self.trouble: str | None = None
+        """Why the server will not let the marker be waited for, if it will not."""
         self._wanted = trio.Event()
         self._stirred = trio.Event()
         self._found = False
@@ -46,7 +48,10 @@ class MarkerWatch:
         """Return when another claim is worth it; `due_at_ms`: when a delayed job is due, or 0."""
         if due_at_ms:
             self._note_due(due_at_ms)
-        self._wanted.set()
+        if not self._found:
+            # Not beside a claim that follows at once: what that block popped would be put back, as
+            # the claim's slot is not free, and be popped again.
+            self._wanted.set()
         while not self._found and trio.current_time() < self._due_at:
             self._stirred = trio.Event()
             with trio.move_on_at(self._due_at):
@@ -60,6 +65,12 @@ class MarkerWatch:
             await self._wanted.wait()
             try:
                 due_at_ms = await self._queue.wait_for_marker()
+                self.trouble = None
+            except ReplyError as error:
+                # No outage: the user may not call it, say. What is left is to ask now and then.
+                self._complain(str(error))
+                await trio.sleep(self._queue.drain_delay.total_seconds())
+                due_at_ms = None
             except RedisError as error:
                 # Claiming is right after a lost block too: markers get lost with it.
                 _log.debug(
@@ -68,16 +79,22 @@ class MarkerWatch:
                     reason=str(error),
                 )
                 due_at_ms = None
-            if due_at_ms:
+            if due_at_ms and self._has_free_slot():
                 # It told of a delayed job: that is waited for, and for what may come before it.
                 self._note_due(due_at_ms)
             else:
                 self._wanted = trio.Event()
                 self._found = True
-                if due_at_ms is not None and not self._is_idle():
+                if due_at_ms is not None and not self._has_free_slot():
                     # The timer was first, and took the last slot: another worker may have one.
-                    self._queue.post_marker()
+                    self._queue.post_marker(due_at_ms)
             self._stirred.set()
+
+    def _complain(self, reason: str) -> None:
+        if self.trouble is None:
+            name = self._queue.keys.name
+            _log.error("jobs cannot be waited for, only asked for", queue=name, reason=reason)
+        self.trouble = reason
 
     def _note_due(self, due_at_ms: float) -> None:
         seconds = due_at_ms / 1000 - time.time()

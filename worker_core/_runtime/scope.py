@@ -18,6 +18,10 @@ RETURN_SECONDS = 5.0
 """How long putting jobs back may take once the grace is over."""
 
 
+_LONG_SECONDS = 60.0
+"""A bound from which on it does not matter whether it is kept to the second."""
+
+
 class StopReason(enum.Enum):
     """Why a job was stopped."""
 
@@ -93,8 +97,8 @@ class JobScope:
         if self._shield.cancel_called:
             return False
         self._settle_by = trio.current_time() + seconds
-        # Mostly it is over in a millisecond: the bound is set by `enforce` if it is not.
-        if self._drain_at != math.inf or self._left != math.inf:
+        # Mostly it is over in a millisecond: a long bound is set by `enforce` if it is not.
+        if seconds < _LONG_SECONDS or self._drain_at != math.inf or self._left != math.inf:
             self._apply()
         return True
 
