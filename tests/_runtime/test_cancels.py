@@ -167,7 +167,7 @@ async def test_what_is_heard_while_redis_is_asked_is_newer_than_the_answer(
 ) -> None:
     reviewing.cancels.hear("7")
     reviewing.queue.on_ask = lambda: reviewing.cancels.hear("7")
-    await anyio.sleep(2)
+    await anyio.sleep(1.5)
     assert reviewing.cancels.wished == {"7"}
 
 

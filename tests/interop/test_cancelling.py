@@ -7,6 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
+from tests.chaos.gate import run_gate
 from tests.conformance.support import processor
 from tests.integration.support import PROBE, fields_of, running, state_of
 from tests.interop.test_flows import FAMILY, KIDS, child, key, tree
@@ -162,3 +163,20 @@ async def test_the_next_job_of_a_scheduler_is_cancelled_and_the_scheduler_goes_o
         await app.call(PROBE, "removeJobScheduler", "tick")
         await eventually_async(lambda: nothing_left(valkey.client))
     assert fields_of(valkey.client, following.ref.id)["failedReason"] == "cancelled"
+
+
+async def test_a_scheduler_goes_on_though_its_job_is_cancelled_before_it_has(valkey, app, client):
+    """The wish stops the job while it makes the next one, and nobody else will make it."""
+    async with anyio.create_task_group() as tasks:
+        gate = await tasks.start(run_gate, valkey.server.port)
+        async with running(gate.url, processor(_answer)):
+            gate.hold("updateJobScheduler")
+            await app.call(PROBE, "upsertJobScheduler", "tick", {"every": HOUR_MS}, {"data": {}})
+            await eventually_async(lambda: gate.calls["updateJobScheduler"] == 1)
+            [runs] = await client.list_jobs(PROBE, state=JobState.ACTIVE)
+            assert await client.cancel(runs.ref) is CancelOutcome.REQUESTED
+            await eventually_async(lambda: gate.calls["updateJobScheduler"] == 2)
+            gate.release()
+            await eventually_async(lambda: state_of(valkey.client, runs.ref.id) == "failed")
+            assert len(await client.list_jobs(PROBE, state=JobState.DELAYED)) == 1
+        tasks.cancel_scope.cancel()
