@@ -119,8 +119,7 @@ def _measure(turns: list[plan.Turn]) -> Samples:
 
 
 def _write(samples: Samples, judgements: Sequence[goals.Judgement], peers: list[Peer]) -> None:
-    # Only here: nothing else needs the library that draws.
-    from benchmarks.bench_queue.picture import draw  # noqa: PLC0415
+    from benchmarks.bench_queue.picture import draw  # noqa: PLC0415  # nothing else needs the library that draws
 
     section = report.section(
         samples,

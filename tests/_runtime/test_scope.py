@@ -435,6 +435,16 @@ async def test_a_settlement_that_takes_long_is_bounded_when_that_is_enforced(
     assert (scope.is_settling, scope.reason) == (True, None)
 
 
+async def test_a_short_bound_of_a_settlement_waits_for_nobody(autojump_clock: object) -> None:
+    scope = new_scope()
+    began = anyio.current_time()
+    with running(scope):
+        assert scope.settle_within(2)
+        await anyio.sleep(60)
+    assert anyio.current_time() - began == 2
+    assert scope.is_settling
+
+
 async def test_a_drain_bounds_a_settlement_at_once(autojump_clock: object) -> None:
     scope = new_scope()
     began = anyio.current_time()

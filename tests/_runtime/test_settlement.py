@@ -20,8 +20,8 @@ from worker_core._bullmq.job import Backoff, JobOptions, StoredJob
 from worker_core._bullmq.replies import STILL_OWNED, Finished, Nothing, Refusal, Settled
 from worker_core._runtime.backoffs import Backoffs
 from worker_core._runtime.context import view_of
-from worker_core._runtime.settlement import (
-    Announce,
+from worker_core._runtime.settlement import Announce, Settler
+from worker_core._runtime.verdict import (
     Cancelled,
     Completed,
     Delayed,
@@ -31,7 +31,6 @@ from worker_core._runtime.settlement import (
     Lost,
     Returned,
     Settlement,
-    Settler,
     Verdict,
     WaitsForChildren,
 )

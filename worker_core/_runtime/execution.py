@@ -17,7 +17,7 @@ from worker_core._runtime.envelope import Envelope, write_envelope, write_pointe
 from worker_core._runtime.failure import leading_error, reason_text, words_of
 from worker_core._runtime.schedules import advance_scheduler
 from worker_core._runtime.scope import JobScope, StopReason
-from worker_core._runtime.settlement import (
+from worker_core._runtime.verdict import (
     Cancelled,
     Completed,
     Delayed,

@@ -25,6 +25,19 @@ from worker_core._bullmq.replies import (
     may_have_run,
 )
 from worker_core._runtime.failure import is_retryable, reason_text, trace_list
+from worker_core._runtime.verdict import (
+    Cancelled,
+    Completed,
+    Delayed,
+    Failed,
+    HeldBack,
+    LargeResult,
+    Lost,
+    Returned,
+    Settlement,
+    Verdict,
+    WaitsForChildren,
+)
 from worker_core.errors import (
     JobError,
     RedisError,
@@ -37,28 +50,13 @@ from worker_core.job import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import timedelta
 
     from worker_core._bullmq.job import StoredJob
     from worker_core._bullmq.queue import Queue
     from worker_core._bullmq.replies import Settled
     from worker_core._runtime.backoffs import Backoffs
 
-__all__ = [
-    "Announce",
-    "Cancelled",
-    "Completed",
-    "Delayed",
-    "Failed",
-    "HeldBack",
-    "LargeResult",
-    "Lost",
-    "Returned",
-    "Settlement",
-    "Settler",
-    "Verdict",
-    "WaitsForChildren",
-]
+__all__ = ["Announce", "Settler"]
 
 T = TypeVar("T")
 
@@ -73,76 +71,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
-@attrs.frozen
-class LargeResult:
-    """An envelope too large for a return value, kept under a key of its own."""
-
-    key: str
-    value: bytes
-    ttl: timedelta
-
-
-@attrs.frozen
-class Completed:
-    """The job has an answer: the return value, and what it points to where it is a pointer."""
-
-    value: bytes
-    large: LargeResult | None = None
-
-
-@attrs.frozen
-class Failed:
-    """The run failed; whether the job is tried again is decided here."""
-
-    error: Exception
-
-
-@attrs.frozen
-class Cancelled:
-    """Somebody cancelled the job: it fails for good."""
-
-
-@attrs.frozen
-class Returned:
-    """The job goes back to its queue, no attempt spent."""
-
-
-@attrs.frozen
-class Delayed:
-    """The job runs again after a time, no attempt spent."""
-
-    delay_ms: int
-
-
-@attrs.frozen
-class WaitsForChildren:
-    """The job runs again when its children have ended, no attempt spent."""
-
-
-@attrs.frozen
-class HeldBack:
-    """The queue is held back so long, and the job is at the head of it again, no attempt spent."""
-
-    limit_ms: int
-
-
-@attrs.frozen
-class Lost:
-    """The job belongs to another worker: nothing is written."""
-
-
 Announce: TypeAlias = "Callable[[Outcome, bytes | None], None]"
-Verdict: TypeAlias = (
-    Completed | Failed | Cancelled | Returned | Delayed | WaitsForChildren | HeldBack | Lost
-)
-
-
-@attrs.frozen
-class Settlement:
-    """How the run ended in the queue, and what came along with the finish."""
-
-    outcome: Outcome
-    following: Claim = Nothing()
+"""Is told the outcome just before it is written, with the reason of a failure."""
 
 
 def _to_nobody(_: Outcome, __: bytes | None) -> None:

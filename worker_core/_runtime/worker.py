@@ -9,9 +9,11 @@ The tree, outside in. What stands outside outlives what stands inside it:
         │            stalled check; the pump; who is to be cancelled
         └ plugins    engine and job types, entered after the links, left after the last job
           └ loads    models being loaded: they belong to the worker, no job's end stops them
-            └ slots  one long-lived task each; one scope per job, shielded from everything but
-              │      its own reasons, with a deadline that the drain may only shorten
-              └ claimers   one per queue: get a slot first, then claim; block only when idle
+            └ slots  one long-lived task each; its jobs run one after the other in one scope,
+              │      shielded from everything but their own reasons, that a stopped job spends;
+              │      their deadlines the drain may only shorten
+              └ claimers   one per queue: get a slot first, then claim; begin to block only when
+                           idle
 
 So a claimer that crashes cannot end the slots, a slot that crashes cannot end the keeper, and
 every result is written while its lock is still renewed. A task that crashes does not let its error

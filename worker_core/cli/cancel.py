@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker_core.cli.job_client import job_client
-from worker_core.cli.options import Duration, fail
+from worker_core.cli.options import fail, timeout_option
 from worker_core.cli.redis_options import redis_options
 from worker_core.client import CancelOutcome, JobRef
 
@@ -23,14 +23,7 @@ __all__ = ["cancel"]
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--queue", default="llm-chat", show_default=True, help="Where they are.")
 @click.option("--wait", is_flag=True, help="Wait until those that run have ended.")
-@click.option(
-    "--timeout",
-    type=Duration(),
-    metavar="DURATION",
-    default="30s",
-    show_default=True,
-    help="How long for each.",
-)
+@timeout_option("How long for each.", default="30s")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each job.")
 @redis_options
 def cancel(

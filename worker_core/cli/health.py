@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from worker_core.cli.options import EXIT_FAILED, Duration, fail
+from worker_core.cli.options import EXIT_FAILED, fail, timeout_option
 from worker_core.durations import format_duration
 
 if TYPE_CHECKING:
@@ -46,14 +46,7 @@ def command() -> None:
 @click.option(
     "--ready", "probe", flag_value=_READY, default=_READY, help="Ask whether jobs run. (default)"
 )
-@click.option(
-    "--timeout",
-    type=Duration(positive=True),
-    metavar="DURATION",
-    default="2s",
-    show_default=True,
-    help="How long the whole answer may take.",
-)
+@timeout_option("How long the whole answer may take.", default="2s", positive=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the answer as it came.")
 def check(*, url: str, probe: str, timeout: timedelta, as_json: bool) -> None:
     """Exit with 0 when the worker is ready (or alive), else with 1, and say what is wrong."""

@@ -15,7 +15,7 @@ from worker_core.cli.cancel import cancel
 from worker_core.cli.job_client import job_client
 from worker_core.cli.job_list import list_jobs
 from worker_core.cli.job_views import lines_of, plain_view
-from worker_core.cli.options import Duration, fail
+from worker_core.cli.options import Duration, fail, timeout_option
 from worker_core.cli.redis_options import redis_options
 from worker_core.cli.tail import print_tokens, tail
 from worker_core.client import AddOptions, JobRef, NotStreamed, Result, SyncClient
@@ -61,14 +61,7 @@ command.add_command(tail)
 @click.option("--queue", help="Where to; needed for types other than chat.")
 @click.option("--stream", is_flag=True, help="Let it stream; with --wait print it as it comes.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
-@click.option(
-    "--timeout",
-    type=Duration(),
-    metavar="DURATION",
-    default="5m",
-    show_default=True,
-    help="How long.",
-)
+@timeout_option("How long.", default="5m")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: with --wait the whole result.")
 @redis_options
 def add(

@@ -27,6 +27,7 @@ __all__ = [
     "plugin_names",
     "print_table",
     "refuse",
+    "timeout_option",
 ]
 
 EXIT_FAILED = 1
@@ -35,6 +36,20 @@ EXIT_REFUSED = 2
 _UNBOUNDED = 1_000_000
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def timeout_option(
+    text: str, *, default: str | None = None, positive: bool = False
+) -> Callable[[F], F]:
+    """Return the option `--timeout`, a duration; without a `default` it may be left out."""
+    return click.option(
+        "--timeout",
+        type=Duration(positive=positive),
+        metavar="DURATION",
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
 
 
 def config_options(command: F) -> F:

@@ -9,7 +9,7 @@ import attrs
 import click
 
 from worker_core.cli.job_client import job_client
-from worker_core.cli.options import Duration, fail
+from worker_core.cli.options import fail, timeout_option
 from worker_core.cli.redis_options import redis_options
 from worker_core.client import JobRef, TokenChunk, TokenEnd, TokenRestart, TokenStop
 from worker_core.job import Outcome
@@ -30,12 +30,7 @@ _KINDS = {TokenChunk: "chunk", TokenRestart: "restart", TokenStop: "stop", Token
 @click.argument("job_id", metavar="ID")
 @click.option("--queue", default="llm-chat", show_default=True, help="Where it is.")
 @click.option("--after", metavar="ENTRY", help="Begin behind this entry of the stream.")
-@click.option(
-    "--timeout",
-    type=Duration(positive=True),
-    metavar="DURATION",
-    help="How long to wait for the end; for ever by default.",
-)
+@timeout_option("How long to wait for the end; for ever by default.", positive=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each item.")
 @redis_options
 def tail(

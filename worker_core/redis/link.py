@@ -46,14 +46,15 @@ class LinkState:
 
 
 class Link:
-    """Calls to one server: those made at the same time leave as one send, replies come in order.
+    """Calls to one server: sent at once while few are in flight, else together; replied in order.
 
     An outage is waited out: a call that was not yet sent is sent after the reconnect, one that
     was sent and not answered raises `ReplyLost`, and nothing is sent twice unless the server
     said that it did not execute it (NOSCRIPT, READONLY, LOADING, MASTERDOWN, and in a Cluster
-    MOVED and its like). Bound the wait of a call with a cancel scope; cancelling withdraws a call that was not sent, but one that was
-    sent may still be executed. Commands that change the connection itself (SELECT, MULTI,
-    SUBSCRIBE, CLIENT REPLY) or block are not for a link that is shared.
+    MOVED and its like). Bound the wait of a call with a cancel scope; cancelling withdraws a call
+    that was not sent, but one that was sent may still be executed. Commands that change the
+    connection itself (SELECT, MULTI, SUBSCRIBE, CLIENT REPLY) or block are not for a link that is
+    shared.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """One connection's worth of a link: a writer, a reader, the calls in flight, and how it ended.
 
-Replies carry no number: the n-th belongs to the n-th call sent. Hence one task writes, one
-reads, and a call stays in the line until its reply has come, whether or not anyone still waits.
+Replies carry no number: the n-th belongs to the n-th call sent. Hence one at a time sends (the
+writer, or a caller while the writer does not), one task reads, and a call stays in the line until
+its reply has come, whether or not anyone still waits.
 """
 
 from __future__ import annotations

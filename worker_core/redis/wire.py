@@ -22,7 +22,7 @@ __all__ = ["EagerWire", "Wire", "wire_of"]
 
 
 class Wire(Protocol):
-    """One task may send and one receive; errors are those of anyio's streams."""
+    """One task at a time may send, and one receive; errors are those of anyio's streams."""
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""

@@ -29,7 +29,7 @@ class NoopJobType(JobType[NoopRequest]):
     request = NoopRequest
     needs_engine = False
 
-    async def run(self, request: NoopRequest, context: JobContext) -> int | None:  # noqa: ARG002
+    async def run(self, request: NoopRequest, context: JobContext) -> int | None:  # noqa: ARG002  # the protocol's
         """Run at once, or after `wait_ms`."""
         began = time.monotonic_ns() if request.tell_begin else None
         if request.wait_ms:

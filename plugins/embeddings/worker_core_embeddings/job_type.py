@@ -88,7 +88,7 @@ class EmbeddingsJobType(JobType[EmbeddingsRequest]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._batcher.__aexit__(kind, error, trace)  # noqa: ASYNC102  # see there
+        await self._batcher.__aexit__(kind, error, trace)  # noqa: ASYNC102  # its tasks are cancelled first
 
     @property
     def queues(self) -> Sequence[QueueSpec]:

@@ -17,6 +17,7 @@ from worker_core_llamacpp.settings import LlamaCppSettings
 
 from worker_core.engine import ChatCall, ChatChunk, EmbedCall, Message, Operation
 from worker_core.errors import EngineError, FailureClass
+from worker_core.testing.polling import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,9 +66,9 @@ def children(of: int | None = None) -> list[psutil.Process]:
 
 
 async def until_gone(process: psutil.Process) -> None:
-    with anyio.fail_after(10):
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            await anyio.sleep(0.02)
+    await eventually_async(
+        lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    )
 
 
 @pytest.fixture
@@ -156,10 +157,7 @@ async def test_a_crash_is_told_and_the_next_call_recovers(host: LlamaCppHost) ->
 async def test_a_cancelled_load_leaves_no_process(host: LlamaCppHost) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(host.load, MODEL, Operation.CHAT)
-        with anyio.fail_after(10):
-            while not children():
-                await anyio.sleep(0.01)
-        (process,) = children()
+        (process,) = await eventually_async(children)
         tasks.cancel_scope.cancel()
     await until_gone(process)
     assert await host.loaded_models() == frozenset()
