@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from datetime import timedelta
 
 import anyio
 import attrs
@@ -116,7 +117,7 @@ async def test_metrics_tell_of_jobs(probe, valkey):
 async def test_a_worker_that_drains_is_not_ready_but_alive(probe, worker, fake_engine, valkey):
     fake_engine.behaviour = attrs.evolve(fake_engine.behaviour, prefill_seconds=1.0)
     async with open_client(valkey.url) as client:
-        await client.submit("chat", CHAT)
+        job = await client.submit("chat", CHAT)
         await eventually_async(lambda: fake_engine.log.count("/api/chat"))
         assert (await probe("/health/ready")).status_code == 200
         worker.request_stop("test")
@@ -125,6 +126,8 @@ async def test_a_worker_that_drains_is_not_ready_but_alive(probe, worker, fake_e
         assert ready.json()["services"] == {**SERVICES, "queue": "unhealthy"}
         assert "draining" in ready.json()["reasons"]["queue"]
         assert (await probe("/health/live")).status_code == 200
+        # Before the engine goes with the test: the job would wait for that, as long as the grace.
+        await client.result(job, timeout=timedelta(seconds=5))
 
 
 class Blocker(Service):
