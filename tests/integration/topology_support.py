@@ -207,21 +207,34 @@ class Nodes:
             return client.execute_command("CLUSTER", "MYID").decode()
 
     def owner(self, slot: int) -> int:
-        """The index of the node that owns a slot, by that node's own word."""
-        for index in range(len(self.servers)):
-            with self.client(index) as client:
-                if slot in _own_slots(client, self.servers[index].port):
-                    return index
-        raise AssertionError(f"nobody owns {slot}")
+        """The index of the node that owns a slot, by that node's own word.
+
+        The nodes are asked one after the other, and a slot under way can be given up by its
+        old owner when the new one has not heard of it yet: nobody owns it for that moment.
+        """
+        return eventually(
+            lambda: self._owners(slot),
+            within=20,
+            what=f"somebody owns slot {slot}",
+        )[0]
 
     def move(self, slot: int, target: int) -> None:
-        """Move a slot with its keys at once, as Valkey 9 does, and wait until all know of it."""
+        """Move a slot with its keys at once, as Valkey 9 does, and wait until its owner knows."""
         source = self.owner(slot)
         with self.client(source) as client:
             client.execute_command(
                 "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.name(target)
             )
-        eventually(lambda: self.owner(slot) == target, within=20, what="the slot has moved")
+        eventually(lambda: self._owners(slot) == [target], within=20, what="the slot has moved")
+
+    def _owners(self, slot: int) -> list[int]:
+        """The nodes that say they own a slot: none or two of them for a moment in a move."""
+        owners = []
+        for index, server in enumerate(self.servers):
+            with self.client(index) as client:
+                if slot in _own_slots(client, server.port):
+                    owners.append(index)
+        return owners
 
     def set_owner(self, slot: int, target: int) -> None:
         """Tell every node who owns a slot from now on."""
