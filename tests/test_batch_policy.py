@@ -65,6 +65,23 @@ def test_every_queue_must_be_at_its_end() -> None:
     assert taken(one) == [("a", "b", "c")]
 
 
+def test_what_comes_from_elsewhere_waits_for_more_from_there() -> None:
+    one = policy(q=100)
+    one.nothing_waits("q")
+    add(one, "a", queue="a batch's")
+    assert taken(one) == []
+    assert one.next_due() == PATIENCE
+    add(one, *"bcd", queue="a batch's")
+    assert taken(one) == [("a", "b", "c", "d")]
+    for item in "abcd":
+        one.release(item)
+    # Nobody is there from elsewhere any more.
+    add(one, "e")
+    one.call_ended("k")
+    one.nothing_waits("q")
+    assert taken(one) == [("e",)]
+
+
 def test_slots_that_all_hold_items_let_go_what_waits() -> None:
     one = policy(q=3)
     add(one, "a", "b")

@@ -8,7 +8,7 @@ import pytest
 
 from worker_core import BackoffStrategy, DelayJob, JobSignal, RateLimit, RateLimited
 from worker_core.errors import JobError
-from worker_core.signals import WaitForChildren
+from worker_core.signals import GiveBack, WaitForChildren
 
 
 @pytest.mark.parametrize("wrong", [timedelta(seconds=-1), timedelta(days=4000)])
@@ -24,7 +24,12 @@ def test_a_limit_that_redis_cannot_keep_is_refused(wrong: timedelta) -> None:
 
 
 def test_a_signal_is_no_failure() -> None:
-    signals = (DelayJob(timedelta(minutes=1)), WaitForChildren(), RateLimited(timedelta(seconds=1)))
+    signals = (
+        DelayJob(timedelta(minutes=1)),
+        GiveBack(),
+        WaitForChildren(),
+        RateLimited(timedelta(seconds=1)),
+    )
     for signal in signals:
         assert isinstance(signal, JobSignal)
         assert not isinstance(signal, JobError)

@@ -27,6 +27,7 @@ from worker_core.errors import (
     WorkerCoreError,
 )
 from worker_core.hookspecs import hookimpl
+from worker_core.inner import InnerResult, InnerTypes
 from worker_core.job import (
     Job,
     JobContext,
@@ -38,7 +39,7 @@ from worker_core.job import (
     RateLimit,
 )
 from worker_core.service import RestartPolicy, Service, ServiceContext
-from worker_core.signals import DelayJob, JobSignal, RateLimited, WaitForChildren
+from worker_core.signals import DelayJob, GiveBack, JobSignal, RateLimited, WaitForChildren
 
 __all__ = [
     "JSON",
@@ -59,8 +60,11 @@ __all__ = [
     "FailedAttempt",
     "FailureClass",
     "Fault",
+    "GiveBack",
     "Host",
     "HostLimits",
+    "InnerResult",
+    "InnerTypes",
     "InvalidRequest",
     "Job",
     "JobContext",

@@ -69,12 +69,14 @@ class BatchPolicy(Generic[KeyT, ItemT]):
         self._batch_size = batch_size
         self._patience = patience_seconds
         self._lanes = {queue: _Lane(count) for queue, count in slots.items()}
+        self._others = _Lane(None)
         self._groups: dict[KeyT, _Group[ItemT]] = {}
         self._held: dict[ItemT, tuple[KeyT, _Lane]] = {}
 
     def add(self, key: KeyT, item: ItemT, *, units: int, queue: str, now: float) -> None:
         """Let an item wait for a call of its key; it holds one of its queue's slots."""
-        lane = self._lanes[queue]
+        # From elsewhere than the queues: how many more can come from there is not known.
+        lane = self._lanes.get(queue) or self._others
         lane.held += 1
         lane.drained = False
         self._held[item] = key, lane
@@ -117,7 +119,7 @@ class BatchPolicy(Generic[KeyT, ItemT]):
         return [self._take_from(key) for key in due]
 
     def _nothing_can_join(self) -> bool:
-        return all(lane.is_at_its_end for lane in self._lanes.values())
+        return not self._others.held and all(lane.is_at_its_end for lane in self._lanes.values())
 
     def _due_at(self, group: _Group[ItemT], closed: bool) -> float:
         if group.in_call or not group.waiting:

@@ -162,8 +162,9 @@ class Batcher(Generic[KeyT, ItemT, AnswerT]):
     async def submit(self, key: KeyT, item: ItemT, *, queue: str, units: int = 1) -> AnswerT:
         """Wait for the answer to an item: part of one call with others of the same key.
 
-        `queue` is the one that its job came from. A job may submit one item after the other, not
-        several at a time: each is taken to hold one of the queue's slots. Raises what the call
+        `queue` is the one that its job came from; one that is not in `slots`, as that of a job
+        within which others run, may bring more at any time. A job may submit one item after the
+        other, not several at a time: each is taken to hold one of the queue's slots. Raises what the call
         raised, where the item was at fault or none was.
         """
         if self._tasks is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EngineProgress,
     )
     from worker_core.errors import FailureClass
+    from worker_core.inner import InnerResult, InnerTypes
     from worker_core.redis import Redis
 
 __all__ = [
@@ -188,6 +189,29 @@ class JobContext(Protocol):
         ...
 
     @property
+    def types(self) -> InnerTypes:
+        """The worker's other job types, for `run`."""
+        ...
+
+    async def run(self, job_type: str, data: object, *, share: float = 1.0) -> InnerResult:
+        """Let another job type answer, within this run: `data` is what a job of its own would have.
+
+        The inner run has the clocks, the admission and the engine of such a job, and ends with this
+        one; what it publishes of its progress is dropped. Inner runs with a `share` under 1 give
+        way: together they hold at most that share of a host's places while others wait.
+
+        Raises `InvalidRequest`, also for a type that is not there; `DeadlineExceeded` when the
+        other type's time runs out; and what that type raises. One that asks to be run again later
+        ends with `Unrecoverable`.
+        """
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker stops: a long job may end early then, by `GiveBack`."""
+        ...
+
+    @property
     def log(self) -> FilteringBoundLogger:
         """A logger with job, queue and attempt bound."""
         ...
@@ -244,8 +268,7 @@ class JobType(abc.ABC, Generic[RequestT]):
         """Answer one request; the value becomes `answer` in the result envelope.
 
         Return what JSON can carry, or an attrs instance. Raise `InvalidRequest` or
-        `Unrecoverable` to fail at once, `DelayJob`, `WaitForChildren` or `RateLimited` to be run
-        again later; anything else is retried as the job's options say.
+        `Unrecoverable` to fail at once, a signal such as `DelayJob` to be run again later; anything else is retried as the job's options say.
         """
 
     def timeout_of(self, request: RequestT) -> timedelta | None:  # noqa: ARG002  # for overriding

@@ -5,6 +5,7 @@
     WorkerCoreError
     └── JobSignal           no attempt is spent; the job runs again, from its beginning
         ├── DelayJob        after a time
+        ├── GiveBack        when another worker takes it: this one stops
         ├── WaitForChildren when every child has ended
         └── RateLimited     when the queue, which is held back so long, goes on
 
@@ -17,7 +18,7 @@ from datetime import timedelta
 
 from worker_core.errors import WorkerCoreError
 
-__all__ = ["DelayJob", "JobSignal", "RateLimited", "WaitForChildren"]
+__all__ = ["DelayJob", "GiveBack", "JobSignal", "RateLimited", "WaitForChildren"]
 
 _LONGEST = timedelta(days=3650)
 """BullMQ keeps due times as `ms * 4096` in a double, which is exact until the year 2039."""
@@ -35,6 +36,17 @@ class DelayJob(JobSignal):
             raise ValueError(f"a delay must be from nothing to ten years: {delay}")
         self.delay = delay
         super().__init__(f"delayed by {delay}")
+
+
+class GiveBack(JobSignal):
+    """Put the job back at the head of its queue, for the worker stops (`context.is_draining`).
+
+    So a long job that has come to a good place to go on from need not use up the grace. Where the
+    worker does not stop, the job is delayed by a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("given back to the queue")
 
 
 class WaitForChildren(JobSignal):

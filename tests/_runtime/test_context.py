@@ -66,6 +66,7 @@ def context_in(scope: JobScope, queue: JobQueue | None = None) -> Context:
         keeper=cast("Any", SureKeeper()),
         redis=nothing,
         admission=None,
+        inner=nothing,
         pump=Pump(),
         stream_ttl=timedelta(hours=1),
         notify=None,

@@ -71,6 +71,11 @@ class WorkerMetrics:
         self._rate = self._histogram(
             "llm_worker_tokens_per_second", "Tokens generated a second.", _RATES
         )
+        self._inner_runs = self._counter(
+            "llm_worker_inner_runs",
+            "Runs within jobs, such as a batch's items.",
+            *("job_type", "status"),
+        )
         self._uptime = self._gauge("llm_worker_uptime_seconds", "Since the worker's start.")
         self._memory = self._gauge("llm_worker_memory_usage_bytes", "Resident memory.")
         self._models_loaded = self._gauge("llm_worker_models_loaded", "Models in memory.")
@@ -110,8 +115,16 @@ class WorkerMetrics:
         self._seconds.observe(seconds, worker, model)
         if queue_wait is not None:
             self._queue_wait.observe(queue_wait, worker, model)
-        if engine is None:
-            return
+        if engine is not None:
+            self._observe_engine(engine, model)
+
+    def inner_run_ended(self, job_type: str, status: str, engine: EngineFigures | None) -> None:
+        """Count a run of a job type within another's job."""
+        self._inner_runs.count(self._worker_id, job_type, status)
+        if engine is not None:
+            self._observe_engine(engine, self._model_label(engine))
+
+    def _observe_engine(self, engine: EngineFigures, model: str) -> None:
         for histogram, value in (
             (self._admission, engine.admission),
             (self._load, engine.load),
@@ -119,7 +132,7 @@ class WorkerMetrics:
             (self._rate, engine.tokens_per_second),
         ):
             if value is not None:
-                histogram.observe(value, worker, model)
+                histogram.observe(value, self._worker_id, model)
 
     def _model_label(self, engine: EngineFigures) -> str:
         if engine.model in self._models:

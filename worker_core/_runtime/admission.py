@@ -64,6 +64,8 @@ class Entry:
     on_phase: Callable[[Phase], None]
     stays_loaded: bool = True
     """Whether the host keeps the model after the call."""
+    share: float = 1.0
+    """How much of the places those who give way may hold while others wait; 1 for others."""
 
 
 class _Load:
@@ -139,8 +141,10 @@ class Admission:
                         load_seconds = await self._outwait(state, entry)
                         entry.on_phase(Phase.WAITING)
                         for places in state.places_for(entry):
-                            await places.acquire(entry.model, express=entry.express)
-                            held.callback(places.release)
+                            ticket = await places.acquire(
+                                entry.model, express=entry.express, share=entry.share
+                            )
+                            held.callback(places.release, ticket)
                 except TimeoutError:
                     raise AdmissionTimeout(
                         FailureClass.BUSY,

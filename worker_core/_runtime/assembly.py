@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from worker_core._runtime.backoffs import Backoffs
 from worker_core._runtime.consumer import Consumer
 from worker_core._runtime.context import Surroundings, view_of
 from worker_core._runtime.execution import Execution, RunParts
+from worker_core._runtime.inner import InnerParts, InnerRuns
 from worker_core._runtime.observers import notifier
 from worker_core._runtime.settlement import Settler
 
@@ -57,6 +59,7 @@ class Assembly:
         )
         admission = self._admission()
         notify = notifier(composition.observers)
+        inner = self._inner_parts(feeds, admission)
 
         def execution(feed: Feed) -> Execution:
             queue, name = feed.queue, feed.job_type.name
@@ -69,6 +72,7 @@ class Assembly:
                     keeper=feed.keeper,
                     redis=self.redis,
                     admission=admission,
+                    inner=InnerRuns(inner, frozenset({name}), express=feed.spec.express),
                     pump=self.pump,
                     stream_ttl=settings.results.stream_ttl,
                     notify=notify,
@@ -90,11 +94,26 @@ class Assembly:
             Consumer(
                 queue=feed.queue,
                 execution=execution(feed),
-                concurrency=feed.spec.concurrency or settings.worker.concurrency,
+                concurrency=self._slots_of(feed),
                 nothing_waits=partial(feed.job_type.nothing_waits, feed.queue.keys.name),
             )
             for feed in feeds
         ]
+
+    def _slots_of(self, feed: Feed) -> int:
+        return feed.spec.concurrency or self.settings.worker.concurrency
+
+    def _inner_parts(self, feeds: Sequence[Feed], admission: Admission | None) -> InnerParts:
+        slots = Counter[str]()
+        for feed in feeds:
+            slots[feed.job_type.name] += self._slots_of(feed)
+        return InnerParts(
+            worker_id=self.settings.worker.id,
+            metrics=self.metrics,
+            admission=admission,
+            job_types={one.name: one for one in self.composition.job_types},
+            slots=slots,
+        )
 
     def _admission(self) -> Admission | None:
         worker, engine = self.settings.worker, self.composition.engine

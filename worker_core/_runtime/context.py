@@ -6,8 +6,6 @@ spend a third of its time on making it.
 
 from __future__ import annotations
 
-import math
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,17 +22,20 @@ from worker_core.job import Job, JobEvent, JobStep, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from structlog.typing import FilteringBoundLogger
 
     from worker_core._bullmq.job import StoredJob
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.admission import Admission
+    from worker_core._runtime.inner import InnerRuns
     from worker_core._runtime.keeper import Keeper
     from worker_core._runtime.pump import Pump
     from worker_core._runtime.scope import JobScope
     from worker_core.children import ChildJobs
     from worker_core.errors import FailureClass
+    from worker_core.inner import InnerResult, InnerTypes
     from worker_core.job import EngineCalls
     from worker_core.redis import Redis
 
@@ -52,6 +53,8 @@ class Surroundings:
     redis: Redis
     admission: Admission | None
     """The way to the engine; `None` where the worker has none."""
+    inner: InnerRuns
+    """The other job types, as one that runs them within its jobs sees them."""
     pump: Pump
     stream_ttl: timedelta
     """How long token streams are kept."""
@@ -146,6 +149,20 @@ class Context:
         return self._children
 
     @property
+    def types(self) -> InnerTypes:
+        """The other job types of this worker."""
+        return self._around.inner
+
+    async def run(self, job_type: str, data: object, *, share: float = 1.0) -> InnerResult:
+        """Let another job type answer within this run."""
+        return await self._around.inner.run(self, job_type, data, share=share)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker stops."""
+        return self._scope.is_draining
+
+    @property
     def log(self) -> FilteringBoundLogger:
         """A logger with job, queue and attempt bound."""
         if self._log is None:
@@ -158,8 +175,7 @@ class Context:
     @property
     def time_left(self) -> timedelta | None:
         """How long the job may still run."""
-        left = self._scope.seconds_left
-        return None if left is math.inf else timedelta(seconds=left)
+        return self._scope.time_left
 
     def progress(self, value: object) -> None:
         """Publish how far the job is."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import anyio
 import attrs
 
+from worker_core._observe.metrics import EngineFigures
 from worker_core._runtime.admission import Admission, AdmissionTimeout, Entry
 from worker_core.engine import (
     ChatAnswer,
@@ -64,6 +65,19 @@ class EngineUse:
     completion_tokens: int = 0
     tokens_per_second: float | None = None
     warnings: list[str] = attrs.field(factory=list)
+
+    def figures(self) -> EngineFigures | None:
+        """Return what is measured of it; `None` where the engine was asked for nothing."""
+        if self.model_asked is None:
+            return None
+        return EngineFigures(
+            model=self.model_used or self.model_asked,
+            answered=self.model_used is not None,
+            admission=self.admission_seconds,
+            load=self.load_seconds,
+            first_token=self.first_token_seconds,
+            tokens_per_second=self.tokens_per_second,
+        )
 
 
 class _Clock:
@@ -141,6 +155,8 @@ class GuardedEngine:
     express: bool
     _on_admitted: Callable[[str], None]
     use: EngineUse
+    share: float = 1.0
+    """How much of a host's places those who give way may hold while others wait; 1 for others."""
     _line: _Line | None = attrs.field(default=None, init=False)
 
     async def chat(
@@ -185,7 +201,11 @@ class GuardedEngine:
 
         jobs = list({id(owner): owner for owner in owners}.values()) or [self]
         entry = self._entry(call, Operation.EMBED, _ignore)
-        entry = attrs.evolve(entry, express=any(job.express for job in jobs))
+        entry = attrs.evolve(
+            entry,
+            express=any(job.express for job in jobs),
+            share=max(job.share for job in jobs),
+        )
         answer = await self._call(entry, attempt, jobs)
         tokens = shared_out(answer.prompt_eval_count or 0, [len(text) for text in call.input])
         for owner, share in zip(owners, tokens, strict=True):
@@ -223,6 +243,7 @@ class GuardedEngine:
             model=call.model,
             operation=operation,
             express=self.express,
+            share=self.share,
             on_phase=lambda phase: report(EngineProgress(phase)),
             stays_loaded=call.keep_alive not in _UNLOADING,
         )

@@ -11,10 +11,10 @@ import trio
 
 from worker_core._bullmq.cancelling import CANCELLED
 from worker_core._bullmq.replies import Claim
-from worker_core._observe.metrics import EngineFigures
 from worker_core._runtime.context import Context, Surroundings
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
 from worker_core._runtime.failure import leading_error, reason_text, words_of
+from worker_core._runtime.requests import read_request, start_clock
 from worker_core._runtime.schedules import advance_scheduler
 from worker_core._runtime.scope import JobScope, StopReason
 from worker_core._runtime.verdict import (
@@ -32,15 +32,13 @@ from worker_core._runtime.verdict import (
 )
 from worker_core.errors import DeadlineExceeded, EngineError, InvalidRequest, Unrecoverable
 from worker_core.job import JobStep, JobType, Outcome
-from worker_core.signals import DelayJob, RateLimited, WaitForChildren
+from worker_core.signals import DelayJob, GiveBack, RateLimited, WaitForChildren
 from worker_core.strict_json import loads
-from worker_core.structure import InvalidData, structure, unknown_members
 
 if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
     from worker_core._observe.metrics import WorkerMetrics
     from worker_core._runtime.cancels import Cancels
-    from worker_core._runtime.engine_calls import EngineUse
     from worker_core._runtime.settlement import Settler
     from worker_core.config import ResultSettings
 
@@ -48,8 +46,8 @@ __all__ = ["Execution", "Run", "RunParts"]
 
 _log = structlog.get_logger("worker_core.job")
 
-_WARNINGS = 20
-"""How many unknown members are named; a producer's mistake must not swell every result."""
+_GIVEN_BACK_EARLY_MS = 1000
+"""How long a job waits that was given back by a worker that goes on."""
 
 _STATUS = {
     Outcome.COMPLETED: "success",
@@ -167,7 +165,8 @@ class Execution:
         answer: object = None
         failure: Exception | None = None
         try:
-            self._start_clock(scope, request)
+            if self._has_clock:
+                start_clock(self._type, scope, request)
             answer = await self._type.run(request, context)
         except* Exception as group:  # noqa: BLE001  # the job boundary: judged below
             failure = leading_error(group)
@@ -177,32 +176,14 @@ class Execution:
             context.end()
         if scope.reason is not None:
             return _stopped(scope)
-        return self._publish(context, answer) if failure is None else _verdict_on(failure)
+        return self._publish(context, answer) if failure is None else _verdict_on(failure, scope)
 
     def _parse(self, context: Context) -> object:
         """Return the request; a member that nobody reads becomes a warning."""
         stored = context.stored
         if stored.faults:
             raise InvalidRequest(stored.faults)
-        data = loads(stored.data)
-        shape = self._type.request
-        try:
-            request = structure(data, shape)
-        except InvalidData as error:
-            raise InvalidRequest(error.faults) from None
-        unknown = unknown_members(data, shape)
-        for name in unknown[:_WARNINGS]:
-            context.warn(f"unknown member {name[:80]!r} was ignored")
-        if len(unknown) > _WARNINGS:
-            context.warn(f"and {len(unknown) - _WARNINGS} more unknown members")
-        return request
-
-    def _start_clock(self, scope: JobScope, request: object) -> None:
-        if not self._has_clock:
-            return
-        limits = [limit for limit in (self._type.timeout, self._type.timeout_of(request)) if limit]
-        if limits:
-            scope.limit(min(limits).total_seconds())
+        return read_request(loads(stored.data), self._type.request, context.warn)
 
     def _publish(self, context: Context, answer: object) -> Verdict:
         stored = context.stored
@@ -229,7 +210,7 @@ class Execution:
 
     def _report(self, context: Context, verdict: Verdict, outcome: Outcome) -> None:
         seconds = trio.current_time() - context.began_at
-        engine = None if context.use is None else _engine_figures(context.use)
+        engine = None if context.use is None else context.use.figures()
         self._parts.metrics.job_ended(_STATUS[outcome], seconds, context.queue_wait, engine)
         if self._observed or self._parts.log_each_job:
             self._describe_end(context, verdict, outcome, seconds)
@@ -344,27 +325,17 @@ def _stopped(scope: JobScope) -> Verdict:
             raise AssertionError("the run was left, and nothing stopped it")
 
 
-def _verdict_on(error: Exception) -> Verdict:
+def _verdict_on(error: Exception, scope: JobScope) -> Verdict:
     """Say what it means for a job what its job type has raised."""
     match error:
         case DelayJob():
             return Delayed(error.delay // timedelta(milliseconds=1))
+        case GiveBack():
+            # Where nothing stops, it would be claimed again at once, and given back, for ever.
+            return Returned() if scope.is_draining else Delayed(_GIVEN_BACK_EARLY_MS)
         case WaitForChildren():
             return WaitsForChildren()
         case RateLimited():
             return HeldBack(error.duration // timedelta(milliseconds=1))
         case _:
             return Failed(error)
-
-
-def _engine_figures(use: EngineUse) -> EngineFigures | None:
-    if use.model_asked is None:
-        return None
-    return EngineFigures(
-        model=use.model_used or use.model_asked,
-        answered=use.model_used is not None,
-        admission=use.admission_seconds,
-        load=use.load_seconds,
-        first_token=use.first_token_seconds,
-        tokens_per_second=use.tokens_per_second,
-    )

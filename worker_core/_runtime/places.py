@@ -18,7 +18,15 @@ class Ticket:
 
     model: str
     express: bool
+    share: float
+    """How much of the places those who give way may hold together while others wait; 1 for those
+    who do not."""
     arrival: int
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether it is among those who leave places to others."""
+        return self.share < 1
 
 
 Rank: TypeAlias = tuple[int, ...]
@@ -40,38 +48,83 @@ class ArrivalOrder:
         return (0 if ticket.express else 1,)
 
 
+@attrs.define(order=True)
+class _Waiter:
+    """A ticket in its line."""
+
+    rank: Rank
+    arrival: int
+    ticket: Ticket = attrs.field(order=False)
+    turn: anyio.Event = attrs.field(factory=anyio.Event, order=False)
+
+
 class Places:
-    """The places of one host. A place that is free goes to the waiting ticket of lowest rank."""
+    """The places of one host. One that is free goes to the waiting ticket of lowest rank.
+
+    Tickets that give way are held to their share as long as others wait. Nothing is taken from
+    them: it is the next place that goes to somebody else.
+    """
 
     def __init__(self, total: int, policy: PlacePolicy) -> None:
+        self._total = total
         self._free = total
         self._policy = policy
         self._arrivals = itertools.count()
-        self._waiting: list[tuple[Rank, int, anyio.Event]] = []
+        self._waiting: list[_Waiter] = []
+        self._giving_way: list[_Waiter] = []
+        self._lent = 0
+        """How many places are held by those who give way."""
+        self._owed = 0.0
+        """What they have due of the next place where their share is less than one place."""
 
-    async def acquire(self, model: str, *, express: bool) -> None:
+    async def acquire(self, model: str, *, express: bool, share: float = 1.0) -> Ticket:
         """Wait for a place and take it; every place taken must be released."""
-        ticket = Ticket(model, express, next(self._arrivals))
-        if self._free and not self._waiting:
+        ticket = Ticket(model, express, share, next(self._arrivals))
+        if self._free:  # then nobody waits
             self._free -= 1
-            return
-        turn = anyio.Event()
-        heapq.heappush(self._waiting, (self._policy.rank(ticket), ticket.arrival, turn))
+            self._lent += ticket.gives_way
+            return ticket
+        waiter = _Waiter(self._policy.rank(ticket), ticket.arrival, ticket)
+        heapq.heappush(self._line_of(ticket), waiter)
         try:
-            await turn.wait()
+            await waiter.turn.wait()
         except BaseException:
-            if turn.is_set():
+            if waiter.turn.is_set():
                 # Served and cancelled in the same moment: the place goes on to the next.
-                self.release()
+                self.release(ticket)
             else:
-                self._waiting = [entry for entry in self._waiting if entry[2] is not turn]
-                heapq.heapify(self._waiting)
+                line = self._line_of(ticket)
+                line.remove(waiter)
+                heapq.heapify(line)
             raise
+        return ticket
 
-    def release(self) -> None:
+    def release(self, ticket: Ticket) -> None:
         """Give a place back."""
-        if self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            turn.set()  # the place is handed over, never free in between
-        else:
+        self._lent -= ticket.gives_way
+        if not (self._waiting or self._giving_way):
             self._free += 1
+            return
+        # The place is handed over, never free in between.
+        waiter = heapq.heappop(self._choose_line())
+        self._lent += waiter.ticket.gives_way
+        waiter.turn.set()
+
+    def _line_of(self, ticket: Ticket) -> list[_Waiter]:
+        return self._giving_way if ticket.gives_way else self._waiting
+
+    def _choose_line(self) -> list[_Waiter]:
+        """Say which line the next place goes to; one of them is not empty."""
+        if not (self._waiting and self._giving_way):
+            return self._waiting or self._giving_way
+        candidate = self._giving_way[0]
+        share = candidate.ticket.share
+        if self._total * share < 1:
+            # Less than one place is a part of the time that a place is there: one turn in so many.
+            if self._owed < 1:
+                self._owed += share / (1 - share)
+                return self._waiting
+            self._owed -= 1
+            return self._giving_way
+        within = self._lent + 1 <= self._total * share
+        return self._giving_way if within and candidate < self._waiting[0] else self._waiting

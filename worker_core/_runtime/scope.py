@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import trio
@@ -131,6 +132,11 @@ class JobScope:
         return self._settle_by is not None
 
     @property
+    def is_draining(self) -> bool:
+        """Whether the drain has begun, for which it will be stopped if it still runs at its end."""
+        return self._drain_at != math.inf
+
+    @property
     def reason(self) -> StopReason | None:
         """Why the job was stopped, or `None`."""
         return self._reason
@@ -141,6 +147,12 @@ class JobScope:
         if self._pauses or self._left is math.inf:
             return self._left
         return self._left - (trio.current_time() - self._since)
+
+    @property
+    def time_left(self) -> timedelta | None:
+        """The same, `None` without a limit."""
+        left = self.seconds_left
+        return None if left is math.inf else timedelta(seconds=left)
 
     def limit(self, seconds: float) -> None:
         """Start the job's own clock."""
