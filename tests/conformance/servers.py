@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from importlib.metadata import files
@@ -18,6 +17,7 @@ from typing import Self
 
 import redis
 
+from worker_core.ports import free_port
 from worker_core.testing.polling import eventually
 
 __all__ = ["Server", "ServerKind"]
@@ -63,7 +63,7 @@ class Server:
 
     def __init__(self, kind: ServerKind, *arguments: str) -> None:
         self.kind = kind
-        self.port = _free_port()
+        self.port = free_port()
         self._arguments = arguments
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,10 +121,3 @@ class Server:
                 return bool(client.ping())
         except redis.ConnectionError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
