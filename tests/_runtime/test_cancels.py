@@ -16,6 +16,7 @@ from worker_core._bullmq.cancelling import CancelOutcome
 from worker_core._bullmq.job import StoredJob
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._runtime.cancels import Cancels
+from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost
 from worker_core.job import Outcome
 
@@ -36,6 +37,7 @@ class WishQueue:
     on_ask: Callable[[], None] | None = None
     """Called between the answer and its arrival."""
     asked_at: list[float] = attrs.field(factory=list)
+    cancel_seconds: float = 0.0
     cancelled: list[str] = attrs.field(factory=list)
     forgotten: list[str] = attrs.field(factory=list)
 
@@ -49,7 +51,8 @@ class WishQueue:
         await anyio.sleep(0)
         return answer
 
-    async def cancel(self, job_id: str) -> CancelOutcome:
+    async def cancel_wished(self, job_id: str) -> CancelOutcome:
+        await anyio.sleep(self.cancel_seconds)
         self.cancelled.append(job_id)
         self.standing.discard(job_id)
         return CancelOutcome.CANCELLED
@@ -100,14 +103,40 @@ async def reviewing() -> AsyncIterator[Bench]:
         yield one
 
 
-async def test_a_job_that_runs_is_stopped_when_the_wish_is_heard() -> None:
-    one = bench()
-    one.keeper.running.add("7")
+async def test_a_job_that_runs_is_stopped_when_the_wish_is_heard(
+    autojump_clock: object, reviewing: Bench
+) -> None:
+    reviewing.keeper.running.add("7")
+    reviewing.queue.standing.add("7")
     with capture_logs() as logs:
-        one.cancels.hear("7")
-        one.cancels.hear("7")
-    assert one.keeper.stopped == ["7", "7"]
+        for _ in range(2):
+            reviewing.cancels.hear("7")
+            await anyio.wait_all_tasks_blocked()
+    # At once, however many others are reviewed.
+    assert reviewing.keeper.stopped == ["7", "7"]
     assert [entry["event"] for entry in logs] == ["a running job is cancelled"]
+
+
+async def test_a_job_that_runs_is_not_stopped_for_a_wish_that_is_over(
+    autojump_clock: object, reviewing: Bench
+) -> None:
+    reviewing.keeper.running.add("7")
+    reviewing.cancels.hear("7")
+    await anyio.sleep(2 * INTERVAL)
+    assert reviewing.keeper.stopped == []
+    assert reviewing.cancels.wished == set()
+
+
+@pytest.mark.parametrize("error", [RedisUnavailable("away"), ReplyLost("lost"), ReplyError("OOM")])
+async def test_where_redis_does_not_say_a_job_that_runs_is_stopped_by_the_review(
+    autojump_clock: object, reviewing: Bench, error: Exception
+) -> None:
+    reviewing.keeper.running.add("7")
+    reviewing.queue.standing.add("7")
+    reviewing.queue.errors.append(error)
+    reviewing.cancels.hear("7")
+    await anyio.sleep(1.5)
+    assert reviewing.keeper.stopped == ["7"]
 
 
 async def test_a_claimed_job_is_failed_only_where_the_wish_still_stands() -> None:
@@ -212,3 +241,21 @@ async def test_a_review_that_fails_is_made_again_soon(
             one.cancels.hears(all_of_them=True)
             await anyio.sleep(1.5)
     assert one.queue.cancelled == ["7"]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 100.0])
+async def test_a_worker_that_stops_leaves_no_job_half_cancelled(
+    autojump_clock: object, seconds: float
+) -> None:
+    """But does not wait for ever, and begins with no other one."""
+    one = bench()
+    one.queue.cancel_seconds = seconds
+    one.queue.standing.update({"7", "8", "9"})
+    one.cancels.hears(all_of_them=True)
+    with capture_logs():
+        async with task_group() as tasks:
+            tasks.start_soon(one.cancels.run)
+            await anyio.wait_all_tasks_blocked()
+            stopped_at = anyio.current_time()
+    assert len(one.queue.cancelled) == (1 if seconds < RETURN_SECONDS else 0)
+    assert anyio.current_time() - stopped_at <= RETURN_SECONDS

@@ -284,7 +284,7 @@ async def test_a_cancelled_job_fails_without_another_attempt() -> None:
 async def test_the_outcome_is_announced_before_it_is_written_and_once(
     verdict: Verdict, announced: list[tuple[Outcome, bytes | None]]
 ) -> None:
-    queue = ModelQueue(fates=[Fate.UNRUN])
+    queue = ModelQueue()
     told: list[tuple[Outcome, bytes | None]] = []
 
     def announce(outcome: Outcome, reason: bytes | None) -> None:
@@ -294,6 +294,24 @@ async def test_the_outcome_is_announced_before_it_is_written_and_once(
     settlement = await settle(queue, verdict, announce=announce)
     assert told == announced
     assert [outcome for outcome, _ in told] in ([], [settlement.outcome])
+
+
+@pytest.mark.parametrize("fate", [Fate.UNRUN, Fate.RUN])
+@pytest.mark.parametrize(
+    ("verdict", "announced"),
+    [
+        (GOOD, (Outcome.COMPLETED, None)),
+        (FINAL, (Outcome.FAILED, b"enough")),
+        (Cancelled(), (Outcome.CANCELLED, b"cancelled")),
+    ],
+)
+async def test_what_was_lost_together_with_a_finish_is_announced_again(
+    verdict: Verdict, announced: tuple[Outcome, bytes | None], fate: Fate
+) -> None:
+    queue = ModelQueue(fates=[fate])
+    told: list[tuple[Outcome, bytes | None]] = []
+    await settle(queue, verdict, announce=lambda *one: told.append(one))
+    assert told == [announced] * (2 if fate is Fate.UNRUN else 1)
 
 
 async def test_an_answer_that_cannot_be_completed_is_announced_as_what_it_becomes() -> None:

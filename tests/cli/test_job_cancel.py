@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.integration.support import PROBE, probe, put, running, state_of
+from tests.integration.test_stalled import claim_as_ghost
+from worker_core._bullmq.keys import QueueKeys
 from worker_core.cli.jobs import command
 from worker_core.testing.polling import eventually_async
 
@@ -70,3 +72,43 @@ async def test_a_job_that_does_not_end_in_time_is_an_error(valkey, cancel):
         ran = await anyio.to_thread.run_sync(partial(cancel, job_id, "--wait", "--timeout", "50ms"))
     assert ran.exit_code == 1
     assert "did not end within 50ms" in ran.stderr
+
+
+async def test_one_that_takes_its_time_keeps_none_of_the_others_from_being_told(valkey, cancel):
+    redis = valkey.client
+    slow = put(redis, PROBE, {"do": "ignore", "seconds": 3})
+    quick = put(redis, PROBE, {"do": "hang"})
+    async with running(valkey.url, probe()):
+        await eventually_async(lambda: state_of(redis, quick) == "active")
+        ran = await anyio.to_thread.run_sync(
+            partial(cancel, slow, quick, "nope", "--wait", "--timeout", "500ms")
+        )
+        assert state_of(redis, slow) == "active"
+    assert f"job {quick} on probe is cancelled\n" in ran.stdout
+    assert ran.exit_code == 1
+    assert ran.stderr == (
+        "error: job nope on probe does not exist\n"
+        f"job {slow} on probe did not end within 500ms; it goes on\n"
+    )
+
+
+async def test_one_that_ends_before_the_wish_reaches_it_had_ended(valkey, cancel):
+    """Nobody stops a job whose worker does not hear: a Node worker's, say."""
+    redis = valkey.client
+    claimed = put(redis, PROBE, {})
+    claim_as_ghost(redis, lock_ms=60_000)
+    call = partial(cancel, claimed, "--wait")
+    async with anyio.create_task_group() as tasks:
+        ran = []
+
+        async def run():
+            ran.append(await anyio.to_thread.run_sync(call))
+
+        tasks.start_soon(run)
+        await eventually_async(lambda: redis.exists(QueueKeys("bull", PROBE).wishes))
+        redis.lrem(f"bull:{PROBE}:active", 1, claimed)
+        redis.hset(f"bull:{PROBE}:{claimed}", mapping={"returnvalue": "null", "finishedOn": 1})
+        redis.zadd(f"bull:{PROBE}:completed", {claimed: 1})
+        redis.xadd(f"bull:{PROBE}:events", {"event": "completed", "jobId": claimed})
+    assert ran[0].stdout == f"job {claimed} on probe had ended already, and is left as it is\n"
+    assert ran[0].exit_code == 0

@@ -12,6 +12,7 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
+from tests.integration.stream_support import end_by_hand
 from tests.integration.support import CHAT, chat, put
 from worker_core.cli.jobs import command
 from worker_core.testing.polling import eventually
@@ -51,6 +52,8 @@ def jobs_process(valkey, tmp_path):
 def write(valkey, job_id, *entries):
     for entry in entries:
         valkey.client.xadd(f"bull:{CHAT}:{job_id}:tokens", {"data": json.dumps(entry)})
+        if entry["event"] == "end":
+            end_by_hand(valkey.client, job_id, CHAT, entry.get("reason"))
 
 
 def chunk(index, **members):

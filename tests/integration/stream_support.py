@@ -10,6 +10,7 @@ import anyio
 import attrs
 
 from worker_core import JobContext, JobType, QueueSpec, hookimpl
+from worker_core._bullmq.keys import QueueKeys
 from worker_core.client import TokenChunk, TokenEnd, TokenItem
 from worker_core.testing.workers import plugin_under_test
 
@@ -82,6 +83,15 @@ def entries(client: redis.Redis, job_id: str, queue: str = TALK) -> list[tuple[i
 def events(client: redis.Redis, job_id: str, queue: str = TALK) -> list[str]:
     """What kinds of entries there are."""
     return [entry["event"] for _, entry in entries(client, job_id, queue)]
+
+
+def end_by_hand(client: redis.Redis, job_id: str, queue: str, reason: str | None = None) -> None:
+    """Let a job that waits have ended, for streams that no worker wrote; with a reason, failed."""
+    keys = QueueKeys("bull", queue)
+    client.lrem(keys.wait, 1, job_id)
+    client.zadd(keys.completed if reason is None else keys.failed, {job_id: 1})
+    value = {"returnvalue": "null"} if reason is None else {"failedReason": reason}
+    client.hset(keys.job(job_id), mapping={"finishedOn": "1", **value})
 
 
 async def gather(tokens: AsyncIterable[TokenItem]) -> list[TokenItem]:

@@ -13,6 +13,7 @@ import pytest
 from tests.integration.stream_support import (
     SOON,
     TALK,
+    end_by_hand,
     end_of,
     entries,
     events,
@@ -231,6 +232,7 @@ async def test_readers_leave_no_connection_whether_they_come_to_the_end_or_not(v
             valkey.client.xadd(key, chunk(2, "there"))
         assert len(valkey.client.client_list()) == alone + 1
         valkey.client.xadd(key, {"data": '{"event": "end", "index": 3, "outcome": "completed"}'})
+        end_by_hand(valkey.client, job_id, CHAT)
         ended = client.tokens(JobRef(job_id, CHAT))
         await gather(ended)
         await eventually_async(lambda: len(valkey.client.client_list()) == alone + 1)
@@ -254,6 +256,7 @@ async def test_what_is_missing_is_counted_and_what_is_unknown_is_passed_over(val
         {"data": '{"event": "end", "index": 6, "outcome": "abducted", "reason": "?"}'},
     ):
         valkey.client.xadd(key, fields)
+    end_by_hand(valkey.client, job_id, CHAT, "?")
     async with open_client(valkey.url) as client:
         one, other, end = await gather(client.tokens(JobRef(job_id, CHAT)))
     assert (one.missing, other.missing) == (0, 3)
@@ -270,6 +273,7 @@ async def test_a_job_that_was_retried_by_hand_is_read_to_its_last_end(valkey):
         {"event": "end", "index": 2, "outcome": "completed"},
     ):
         valkey.client.xadd(f"bull:{CHAT}:{job_id}:tokens", {"data": json.dumps(data)})
+    end_by_hand(valkey.client, job_id, CHAT)
     async with open_client(valkey.url) as client:
         items = await gather(client.tokens(JobRef(job_id, CHAT)))
     assert kinds_of(items) == ["restart", "chunk", "end"]

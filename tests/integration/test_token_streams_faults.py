@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import anyio
 import attrs
+import pytest
 
 from tests.integration.stream_support import (
     TALK,
@@ -20,7 +21,14 @@ from tests.integration.stream_support import (
 )
 from tests.integration.support import CHAT, chat, fields_of, put, running, state_of
 from worker_core import Outcome
-from worker_core.client import JobRef, TokenRestart, TokenStop, open_client
+from worker_core.client import (
+    Backoff,
+    JobRef,
+    TokenChunk,
+    TokenRestart,
+    TokenStop,
+    open_client,
+)
 from worker_core.redis import Endpoint
 from worker_core.testing.polling import eventually_async
 from worker_core.testing.proxy import open_chaos_proxy
@@ -213,3 +221,92 @@ async def test_a_job_that_fails_for_good_ends_its_stream_with_the_reason(valkey)
     end = end_of(items)
     assert (end.outcome, end.reason) == (Outcome.FAILED, "RuntimeError: out of words")
     assert fields_of(valkey.client, job_id, TALK)["failedReason"] == end.reason
+
+
+async def test_an_end_of_an_earlier_job_of_the_same_id_is_not_that_of_this_one(valkey):
+    """What was said before is discarded, as at any restart."""
+    items = []
+    ref = JobRef("same", TALK)
+    async with running(valkey.url, talk()):
+        put(valkey.client, TALK, {"pieces": ["old"]}, job_id="same", keep_completed=0)
+        await eventually_async(lambda: events(valkey.client, "same")[-1:] == ["end"])
+        await eventually_async(lambda: not valkey.client.exists(f"bull:{TALK}:same"))
+    put(valkey.client, TALK, {"pieces": ["new"]}, job_id="same", keep_completed=0)
+    async with open_client(valkey.url, poll=POLL) as client, anyio.create_task_group() as tasks:
+
+        async def read():
+            items.extend(await gather(client.tokens(ref)))
+
+        tasks.start_soon(read)
+        await eventually_async(lambda: any("b" in c["flags"] for c in valkey.client.client_list()))
+        async with running(valkey.url, talk()):
+            await eventually_async(lambda: items)
+    assert kinds_of(items) == ["chunk", "restart", "chunk", "end"]
+    assert [item.content for item in items if isinstance(item, TokenChunk)] == ["old", "new"]
+
+
+async def test_a_job_that_is_tried_again_by_hand_has_not_come_to_its_end(valkey):
+    redis, ref, items = valkey.client, JobRef("again", TALK), []
+    async with running(valkey.url, talk()):
+        put(redis, TALK, {"pieces": ["a"], "fault": "no luck"}, job_id="again")
+        await eventually_async(lambda: state_of(redis, "again", TALK) == "failed")
+    # As Node's `job.retry()` does, with better data.
+    redis.zrem(f"bull:{TALK}:failed", "again")
+    redis.hdel(f"bull:{TALK}:again", "finishedOn", "failedReason")
+    redis.hset(f"bull:{TALK}:again", "data", '{"pieces": ["b"]}')
+    redis.lpush(f"bull:{TALK}:wait", "again")
+    async with open_client(valkey.url, poll=POLL) as client, anyio.create_task_group() as tasks:
+
+        async def read():
+            items.extend(await gather(client.tokens(ref)))
+
+        tasks.start_soon(read)
+        await eventually_async(lambda: any("b" in c["flags"] for c in redis.client_list()))
+        async with running(valkey.url, talk()):
+            await eventually_async(lambda: items)
+    assert kinds_of(items) == ["chunk", "restart", "chunk", "end"]
+    assert end_of(items).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed"])
+async def test_an_end_that_is_not_the_jobs_does_not_stand_for_it(valkey, outcome):
+    """An earlier job of this id streamed; this one ends otherwise, and never began to."""
+    redis = valkey.client
+    entry = {"event": "end", "index": 0, "outcome": outcome}
+    redis.xadd(f"bull:{TALK}:same:tokens", {"data": json.dumps(entry)})
+    data = {"fault": "no"} if outcome == "completed" else {}
+    put(redis, TALK, data, job_id="same")
+    async with running(valkey.url, talk()), open_client(valkey.url, poll=POLL) as client:
+        [end] = await gather(client.tokens(JobRef("same", TALK)))
+    now = Outcome.FAILED if data else Outcome.COMPLETED
+    assert (end.id, end.outcome) == (None, now)
+
+
+async def test_a_run_that_fails_before_it_puts_anything_out_ends_the_stream_of_the_one_before(
+    valkey,
+):
+    async with running(valkey.url, talk()):
+        data = {"pieces": ["a"], "fault": "no"}
+        job_id = put(valkey.client, TALK, data, attempts=2, backoff=Backoff("fixed", 400))
+        await eventually_async(lambda: events(valkey.client, job_id)[-1:] == ["stop"])
+        valkey.client.hset(f"bull:{TALK}:{job_id}", "data", '{"fault": "no words"}')
+        await eventually_async(lambda: state_of(valkey.client, job_id, TALK) == "failed")
+    assert events(valkey.client, job_id) == ["begin", "chunk", "stop", "end"]
+    [*_, (_, end)] = entries(valkey.client, job_id)
+    assert (end["outcome"], end["reason"]) == ("failed", "RuntimeError: no words")
+
+
+async def test_an_end_that_is_lost_with_the_connection_is_written_again_with_the_outcome(valkey):
+    """The outcome is written until it is, and readers of the stream may know nothing else."""
+    silent = []
+    async with proxied(valkey) as proxy, running(url_of(proxy), talk(silent)):
+        job_id = put(valkey.client, TALK, {"pieces": ["a"], "pause": 0.3})
+        await wait_for_chunks(valkey, job_id)
+        proxy.blackhole()
+        await eventually_async(lambda: silent)
+        await anyio.sleep(0.1)  # the outcome is on its way, and no sign tells of that
+        proxy.cut(reset=True)
+        proxy.restore()
+        await eventually_async(lambda: state_of(valkey.client, job_id, TALK) == "completed")
+    assert events(valkey.client, job_id) == ["begin", "chunk", "end"]
+    assert [entry["index"] for _, entry in entries(valkey.client, job_id)] == [0, 1, 2]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.interop.support import CHAT, chat
+from worker_core.client import CancelOutcome, JobRef, JobState, SyncClient
+from worker_core.testing.polling import eventually
 
 WORDS = "one two three four five six seven eight"
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -69,3 +72,21 @@ def test_a_stream_is_there_to_its_end_when_node_has_the_result(node, start):
     ended = node.ask(CHAT, *({"data": chat(WORDS, stream=True)} for _ in range(5)))
     for line in ended:
         assert read(node, line["finished"])[-1]["answer"] == WORDS
+
+
+def test_node_learns_that_a_job_was_cancelled_between_two_attempts(node, start, engine, valkey):
+    worker = start()
+    fault = {"path": "/api/chat", "contains": "one", "action": "error_line", "after_chunks": 3}
+    engine.script(**fault)
+    engine.behave(token_seconds=0.06)
+    opts = {"attempts": 2, "backoff": {"type": "fixed", "delay": 3_600_000}}
+    [job_id] = node.add(CHAT, {"data": chat(WORDS, stream=True), "opts": opts})
+    with ThreadPoolExecutor() as threads, SyncClient(valkey.url) as client:
+        reading = threads.submit(read, node, job_id)
+        eventually(lambda: client.list_jobs(CHAT, state=JobState.DELAYED))
+        worker.kill()  # nobody but the client sees to it
+        eventually(lambda: any("b" in one["flags"] for one in valkey.client.client_list()))
+        assert client.cancel(JobRef(job_id, CHAT)) is CancelOutcome.CANCELLED
+        lines = reading.result(timeout=20)
+    assert lines[-1]["answer"] == "one two three"
+    assert lines[-1]["end"]["outcome"] == lines[-1]["end"]["reason"] == "cancelled"

@@ -8,6 +8,7 @@ between the two loses nothing: its lock runs out, the stalled check puts the job
 worker to claim it knows.
 
 A wish is for the job of a certain id that was added at a certain time: ids may be used again.
+Whoever sees to a wish of somebody else's therefore says so, and the script looks whether it stands.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from worker_core._bullmq.calls import Finish, ScriptCall, finish, repair
 from worker_core._bullmq.job import StoredJob, read_job
 from worker_core._bullmq.replies import Finished, read_finish
 from worker_core._bullmq.scripts import load_script
+from worker_core._bullmq.streams import Place, add_entry, last_entry
 
 if TYPE_CHECKING:
     from worker_core._bullmq.calls import ClaimOptions
@@ -60,6 +62,8 @@ class CancelOutcome(enum.Enum):
     """The queue has no such job."""
 
 
+_END_OF_STREAM = last_entry(0, CancelOutcome.CANCELLED.value, CANCELLED, runs_again=False)
+
 Cancelling: TypeAlias = Generator[ScriptCall, object, CancelOutcome]
 
 
@@ -73,8 +77,13 @@ class Taken:
     charted: bool
 
 
-def begin_cancel(keys: QueueKeys, job_id: str, token: str, lock_ms: int) -> ScriptCall:
-    """Take a waiting job out of its list, locked by `token`, or keep the wish."""
+def begin_cancel(
+    keys: QueueKeys, job_id: str, token: str, lock_ms: int, *, wished: bool = False
+) -> ScriptCall:
+    """Take a waiting job out of its list, locked by `token`, or keep the wish.
+
+    With `wished` only a wish that stands is seen to.
+    """
     return ScriptCall(
         load_script("beginCancel"),
         (
@@ -82,7 +91,7 @@ def begin_cancel(keys: QueueKeys, job_id: str, token: str, lock_ms: int) -> Scri
             *(keys.waiting_children, keys.completed, keys.failed, keys.wishes, keys.repeat),
             *(keys.metrics("completed"), keys.metrics("failed")),
         ),
-        (keys.base, job_id, token, lock_ms),
+        (keys.base, job_id, token, lock_ms, int(wished)),
     )
 
 
@@ -117,15 +126,24 @@ def review_wishes(keys: QueueKeys) -> ScriptCall:
     )
 
 
-def cancel_job(keys: QueueKeys, job_id: str, options: ClaimOptions) -> Cancelling:
-    """Yield the calls that cancel a job and be sent their replies; each may be made twice."""
+def cancel_job(
+    keys: QueueKeys, job_id: str, options: ClaimOptions, *, wished: bool = False
+) -> Cancelling:
+    """Yield the calls that cancel a job and be sent their replies; each may be made twice.
+
+    With `wished` only a wish that stands is seen to; `FINISHED` where none does.
+    """
     token = f"cancel:{uuid4().hex}"
-    begun = read_begun((yield begin_cancel(keys, job_id, token, options.lock_ms)), job_id)
+    begin = begin_cancel(keys, job_id, token, options.lock_ms, wished=wished)
+    begun = read_begun((yield begin), job_id)
     if isinstance(begun, CancelOutcome):
         return begun
     job = begun.job
     if job.repairs:
         yield repair(keys, job, token)
+    if job.attempts_started:
+        # An earlier attempt's stream may have readers, who wait for the next one.
+        yield add_entry(keys, job_id, token, _END_OF_STREAM, place=Place.FOLLOW, ttl=None)
     if begun.charted and not options.chart_minutes:
         options = attrs.evolve(options, chart_minutes=_CHART_MINUTES)
     ending = Finish(completed=False, value=CANCELLED)

@@ -157,9 +157,9 @@ class Queue:
         # A millisecond more: the server rounds, and a check that comes too early is none.
         return min(timedelta(milliseconds=left_ms + 1), interval)
 
-    async def cancel(self, job_id: str) -> CancelOutcome:
-        """Cancel a job that waits, or keep the wish where somebody has it."""
-        flow = cancel_job(self.keys, job_id, self.options)
+    async def cancel_wished(self, job_id: str) -> CancelOutcome:
+        """Cancel a job that waits, if somebody's wish for that still stands."""
+        flow = cancel_job(self.keys, job_id, self.options, wished=True)
         reply: object = None
         while True:
             try:

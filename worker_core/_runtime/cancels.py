@@ -1,7 +1,7 @@
 """The wishes to cancel jobs of one queue: heard on a channel, and kept in Redis until a job has ended.
 
-What is remembered here is only a hint, so that a job costs no call: Redis is asked before a job
-that has been claimed is failed for it.
+What is remembered here is only a hint, so that a job costs no call: Redis is asked before a job is
+stopped, or failed, for it. A message may come so late that another job has the id.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
+import anyio.lowlevel
 import structlog
 
 from worker_core._bullmq.cancelling import CancelOutcome
+from worker_core._runtime.scope import RETURN_SECONDS
 from worker_core.errors import RedisError, ReplyLost
 from worker_core.job import Outcome
 from worker_core.redis import Subscription
@@ -47,8 +49,12 @@ class Cancels:
         self._hears = False
         self._tried = anyio.Event()
         self._woken = anyio.Event()
+        self._told = anyio.Event()
+        """Set when a job that runs here may have to be stopped."""
         self._fresh: set[str] = set()
         """Those heard since Redis was asked last: its answer may be older."""
+        self._stopped: set[str] = set()
+        """Those that were, so that it is said once."""
         self.wished: set[str] = set()
         """Ids of jobs that may have to be cancelled; mostly empty, and always this same set."""
         self.reviewed = anyio.Event()
@@ -60,20 +66,23 @@ class Cancels:
         return self._queue.keys.wishes
 
     def hear(self, job_id: str) -> None:
-        """Learn of a wish; a job that runs here is stopped."""
+        """Learn of a wish; a job that runs here is stopped when Redis has confirmed it."""
         self._fresh.add(job_id)
-        if not self._note(job_id):
+        self.wished.add(job_id)
+        if self._keeper.holds(job_id):
+            self._told.set()
+        else:
             # It may just have been put back, and would wait here as long as its backoff says.
             self._woken.set()
 
-    def _note(self, job_id: str) -> bool:
-        """Remember who is to be cancelled, and stop it; tell whether it runs here."""
-        is_new = job_id not in self.wished
-        self.wished.add(job_id)
-        runs_here = self._keeper.cancel(job_id)
-        if runs_here and is_new:
-            _log.info("a running job is cancelled", queue=self._queue.keys.name, job_id=job_id)
-        return runs_here
+    def _stop(self, standing: frozenset[str]) -> None:
+        """Remember who is to be cancelled, and stop those that run here."""
+        self.wished.update(standing)
+        self._stopped.intersection_update(standing)
+        for job_id in standing:
+            if self._keeper.cancel(job_id) and job_id not in self._stopped:
+                self._stopped.add(job_id)
+                _log.info("a running job is cancelled", queue=self._queue.keys.name, job_id=job_id)
 
     def hears(self, *, all_of_them: bool) -> None:
         """Learn whether from now on every wish is heard; those of before are looked for."""
@@ -93,6 +102,7 @@ class Cancels:
                 # It runs, and the next review stops it if the wish stands.
                 reason = str(error)
                 _log.warning("a wish to cancel was not confirmed", job_id=job.id, reason=reason)
+                self._woken.set()
                 return False
 
     def ended(self, job: StoredJob, outcome: Outcome) -> None:
@@ -113,7 +123,24 @@ class Cancels:
             case Outcome.LOST:
                 pass  # another worker has it, and has heard the same
 
-    async def run(self) -> NoReturn:
+    async def run(self) -> None:
+        """See to the wishes, to those for running jobs at once, and to all now and then; for ever."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._stop_those_told)
+            await self._keep_reviewing()
+
+    async def _stop_those_told(self) -> NoReturn:
+        """Stop jobs that run here soon after a wish is heard: what is generated is not wanted."""
+        while True:
+            await self._told.wait()
+            self._told = anyio.Event()
+            try:
+                with anyio.fail_after(_LONGEST_REVIEW_SECONDS):
+                    self._stop(await self._queue.standing_wishes())
+            except (RedisError, TimeoutError):
+                self._woken.set()  # for the review, which is made until it succeeds
+
+    async def _keep_reviewing(self) -> NoReturn:
         """Review the wishes when there are any, or when some may not have been heard."""
         # What is told before the subscription is found by the review behind it.
         with anyio.move_on_after(_SUBSCRIBE_SECONDS):
@@ -140,8 +167,7 @@ class Cancels:
             with anyio.fail_after(_LONGEST_REVIEW_SECONDS):
                 standing = await self._queue.standing_wishes()
                 self.wished.intersection_update(standing | self._fresh)
-                for job_id in standing:
-                    self._note(job_id)
+                self._stop(standing)
                 self.reviewed.set()
                 for job_id in standing:
                     await self._pursue(job_id)
@@ -157,7 +183,11 @@ class Cancels:
         """Cancel a job that waits though it was to be cancelled: it was put back, or tried again."""
         if self._keeper.holds(job_id):
             return
-        if await self._queue.cancel(job_id) is CancelOutcome.CANCELLED:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        # Left half way, as the worker stops, the job would be nobody's until a lock has run out.
+        with anyio.fail_after(RETURN_SECONDS, shield=True):
+            outcome = await self._queue.cancel_wished(job_id)
+        if outcome is CancelOutcome.CANCELLED:
             _log.info("a waiting job is cancelled", queue=self._queue.keys.name, job_id=job_id)
 
 

@@ -228,9 +228,9 @@ class Context:
         """End the token stream, if there is one, by the outcome that is about to be written."""
         if self._tokens is not None:
             self._tokens.end(outcome, reason)
-        elif not self._ended and self.stored.attempts_started > 1:
-            # The job type has not been run, and could not begin a stream. An earlier run's may
-            # have readers: they would wait for an end that nobody writes.
+        elif self.stored.attempts_started > 1:
+            # This run has begun no stream. An earlier one's may have readers: they would wait for
+            # an end that nobody writes.
             around = self._around
             around.queue.post_entry(
                 self.stored.id,

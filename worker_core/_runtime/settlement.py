@@ -72,7 +72,7 @@ _LONGEST_PAUSE_SECONDS = 2.0
 
 
 Announce: TypeAlias = "Callable[[Outcome, bytes | None], None]"
-"""Is told the outcome just before it is written, with the reason of a failure."""
+"""Is told the outcome just before it is written, and each time, with the reason of a failure."""
 
 
 def _to_nobody(_: Outcome, __: bytes | None) -> None:
@@ -120,7 +120,7 @@ class Settler:
                     await self._store(verdict.large)
                 announce(Outcome.COMPLETED, None)
                 ending = Finish(completed=True, value=verdict.value)
-                ended = await self._finish(job, token, ending)
+                ended = await self._finish(job, token, ending, Outcome.COMPLETED, announce)
                 if isinstance(ended, Finished):
                     return Settlement(Outcome.COMPLETED, ended.following)
                 return await self._not_completed(job, token, ended, announce)
@@ -185,19 +185,22 @@ class Settler:
                     reason = f"{because}; the attempt failed with: ".encode() + reason
                 announce(Outcome.FAILED, reason)
                 ending = Finish(completed=False, value=reason, stacktrace=failure.stacktrace)
-                ended = await self._finish(job, token, ending)
+                ended = await self._finish(job, token, ending, Outcome.FAILED, announce)
                 if isinstance(ended, Finished):
                     return Settlement(Outcome.FAILED, ended.following)
                 return _lost(job, ended)
 
     async def _cancel(self, job: StoredJob, token: str, announce: Announce) -> Settlement:
         announce(Outcome.CANCELLED, CANCELLED)
-        ended = await self._finish(job, token, Finish(completed=False, value=CANCELLED))
+        ending = Finish(completed=False, value=CANCELLED)
+        ended = await self._finish(job, token, ending, Outcome.CANCELLED, announce)
         if isinstance(ended, Finished):
             return Settlement(Outcome.CANCELLED, ended.following)
         return _lost(job, ended)
 
-    async def _finish(self, job: StoredJob, token: str, ending: Finish) -> Finished | Refusal:
+    async def _finish(
+        self, job: StoredJob, token: str, ending: Finish, outcome: Outcome, announce: Announce
+    ) -> Finished | Refusal:
         """Finish, once: also where replies are lost."""
         doubt = _Doubt()
         while True:
@@ -206,6 +209,8 @@ class Settler:
             except RedisError as error:
                 settled = await self._find_out(error, job, token, doubt)
                 if settled.owned:
+                    # What was announced went the same way.
+                    announce(outcome, None if ending.completed else ending.value)
                     continue
             else:
                 if not (doubt.unsure and isinstance(ended, Refusal) and ended.is_loss):

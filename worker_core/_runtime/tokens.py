@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from worker_core._bullmq.streams import Place
+from worker_core._bullmq.streams import Place, last_entry
 from worker_core._runtime.grouping import Group, Grouping
 from worker_core.job import Outcome
 from worker_core.strict_json import Unpublishable, dumps
@@ -72,6 +72,8 @@ class TokenStream:
         self._grouping = Grouping()
         self._index = 0
         self._closed = False
+        self._ended: tuple[Outcome, bytes | None] | None = None
+        self._end = b""
         first = stored.attempts_started <= 1
         begin = {"event": "begin", "index": 0, "attempt": stored.attempts_made + 1}
         self._post(dumps(begin), Place.FRESH if first else Place.APPEND)
@@ -106,10 +108,14 @@ class TokenStream:
         self._pump.forget(self)
 
     def end(self, outcome: Outcome, reason: bytes | None) -> None:
-        """Send what waits, and how the run ended."""
+        """Send what waits, and how the run ended; to be told again where that may be lost."""
         self.close()
         self._write(self._grouping.take(anyio.current_time(), last=True))
-        self._post(end_of_run(self._index, outcome, reason), Place.APPEND)
+        if (outcome, reason) != self._ended:
+            self._ended = outcome, reason
+            self._end = end_of_run(self._index, outcome, reason)
+            self._index += 1
+        self._send(self._end, Place.ONCE)
 
     def _write(self, group: Group | None) -> None:
         if group is None:
@@ -130,16 +136,12 @@ class TokenStream:
 
     def _post(self, data: bytes, place: Place) -> None:
         self._index += 1
+        self._send(data, place)
+
+    def _send(self, data: bytes, place: Place) -> None:
         self._queue.post_entry(self._job_id, self._token, data, place=place, ttl=self._ttl)
 
 
 def end_of_run(index: int, outcome: Outcome, reason: bytes | None) -> bytes:
     """Return the last entry of a run."""
-    entry: dict[str, object] = {
-        "event": "stop" if outcome in _RUNS_AGAIN else "end",
-        "index": index,
-        "outcome": outcome.value,
-    }
-    if reason is not None:
-        entry["reason"] = reason.decode("utf-8", "replace")
-    return dumps(entry)
+    return last_entry(index, outcome.value, reason, runs_again=outcome in _RUNS_AGAIN)

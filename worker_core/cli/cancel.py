@@ -7,14 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from worker_core._bullmq.cancelling import CANCELLED
 from worker_core.cli.job_client import job_client
 from worker_core.cli.options import fail, timeout_option
 from worker_core.cli.redis_options import redis_options
-from worker_core.client import CancelOutcome, JobRef
+from worker_core.client import (
+    CancelOutcome,
+    JobFailed,
+    JobGone,
+    JobRef,
+    ResultExpired,
+    ResultTimeout,
+)
 
 if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
+
+    from worker_core.client import SyncClient
 
 __all__ = ["cancel"]
 
@@ -41,19 +51,45 @@ def cancel(
 
     Those that have ended are left as they are. Exits with 1 where there is no such job.
     """
-    unknown = []
+    troubles = []
+    told = []
     with job_client(config, prefix, redis_url) as client:
+        # All of them before any is waited for: one that takes its time must not hold up the others.
         for ref in (JobRef(job_id, queue) for job_id in job_ids):
-            outcome = client.cancel(ref, wait=timeout if wait else None)
-            if as_json:
-                line = {"id": ref.id, "queue": ref.queue, "outcome": outcome.value}
-                click.echo(json.dumps(line))
-            elif outcome is not CancelOutcome.UNKNOWN:
-                click.echo(f"{ref} {_WORDS[outcome]}")
+            outcome = client.cancel(ref)
+            if wait and outcome is CancelOutcome.REQUESTED:
+                told.append(ref)
+                continue
+            _show(ref, outcome, as_json=as_json)
             if outcome is CancelOutcome.UNKNOWN:
-                unknown.append(ref)
-    if unknown:
-        fail("\n".join(f"{ref} does not exist" for ref in unknown))
+                troubles.append(f"{ref} does not exist")
+        for ref in told:
+            try:
+                _show(ref, _end_of(client, ref, timeout), as_json=as_json)
+            except (JobGone, ResultTimeout) as error:
+                troubles.append(str(error))
+    if troubles:
+        fail("\n".join(troubles))
+
+
+def _end_of(client: SyncClient, ref: JobRef, timeout: timedelta) -> CancelOutcome:
+    """Wait for the end of a job that was to be cancelled, and say what became of that."""
+    try:
+        client.result(ref, timeout=timeout)
+    except JobFailed as error:
+        was_cancelled = error.reason == CANCELLED.decode()
+        return CancelOutcome.CANCELLED if was_cancelled else CancelOutcome.FINISHED
+    except ResultExpired:
+        pass
+    return CancelOutcome.FINISHED
+
+
+def _show(ref: JobRef, outcome: CancelOutcome, *, as_json: bool) -> None:
+    if as_json:
+        line = {"id": ref.id, "queue": ref.queue, "outcome": outcome.value}
+        click.echo(json.dumps(line))
+    elif outcome is not CancelOutcome.UNKNOWN:
+        click.echo(f"{ref} {_WORDS[outcome]}")
 
 
 _WORDS = {

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import trio
 
 from worker_core._bullmq.adding import PRODUCER_SCRIPTS
@@ -113,15 +114,26 @@ class Client:
         One that waits has failed when this returns; of one that runs the worker is told, and the
         answer is `REQUESTED`. With `wait` its end is awaited: `CANCELLED`, or `FINISHED` where it
         ended otherwise before. Raises `ResultTimeout` where the end does not come in time, and
-        `JobGone` where it was removed and its end forgotten.
+        `JobGone` where it was removed and its end forgotten. Once begun it is brought to its end, also
+        where its caller is cancelled meanwhile.
         """
         keys = self._keys(ref)
-        outcome = await self._run(cancel(keys, ref))
+        outcome = await self._cancel(keys, ref)
         if outcome is not CancelOutcome.REQUESTED or wait is None:
             return outcome
         with anyio.move_on_after(wait.total_seconds()):
             return ended_as(await self._wait_for_end(keys, ref, None))
         raise self._overdue(ref, wait)
+
+    async def _cancel(self, keys: QueueKeys, ref: JobRef) -> CancelOutcome:
+        """Make the calls of a cancel: once begun to the end, also where the caller is stopped."""
+        await self._link.wait_connected(within=self._patience)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        # Left half way, a job that waits would be nobody's until a lock has run out; where only
+        # Node workers are, it would then be run, a delayed one before its time.
+        with anyio.move_on_after(self._patience, shield=True):
+            return await self._run(cancel(keys, ref))
+        raise self._no_answer()
 
     def _overdue(self, ref: JobRef, timeout: timedelta) -> RedisUnavailable | ResultTimeout:
         if not self._link.is_connected:
@@ -211,11 +223,13 @@ class Client:
                 except ReplyLost:
                     if not repeat:
                         raise
+        raise self._no_answer()
+
+    def _no_answer(self) -> RedisUnavailable | ReplyLost:
+        within = f"within {self._patience:g} s"
         if not self._link.is_connected:
-            raise RedisUnavailable(
-                f"{self._link.endpoint} could not be reached within {self._patience:g} s"
-            )
-        raise ReplyLost(f"{self._link.endpoint} did not answer within {self._patience:g} s")
+            return RedisUnavailable(f"{self._link.endpoint} could not be reached {within}")
+        return ReplyLost(f"{self._link.endpoint} did not answer {within}")
 
     async def _call(self, step: Step) -> object:
         if isinstance(step, ScriptCall):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from worker_core._bullmq.replies import FinalState
+from worker_core._bullmq.calls import is_finished
+from worker_core._bullmq.cancelling import CANCELLED
+from worker_core._bullmq.replies import Final, FinalState, Refusal, read_finished
 from worker_core.client.errors import NotStreamed, ResultTimeout
 from worker_core.client.flows import Command, find_end
 from worker_core.client.reading import NotJson, read_json
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from worker_core._bullmq.keys import QueueKeys
-    from worker_core._bullmq.replies import Final
-    from worker_core.client.flows import Step
+    from worker_core.client.flows import Flow, Step
     from worker_core.client.view import JobRef
     from worker_core.engine import JSON
 
@@ -28,6 +29,8 @@ _BEGINNING = "0"
 """In front of every entry."""
 
 _PAGE = 100
+_FIRST_PAUSE_SECONDS = 0.05
+"""Between a stream's end and asking again whether the job has ended; grows up to the poll."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +103,7 @@ def follow(
     key = keys.tokens(ref.id)
     end: TokenEnd | None = None
     final: Final | None = None
-    seconds = 0.0
+    seconds, pause = 0.0, _FIRST_PAUSE_SECONDS
     while True:
         before = reading.position
         for item in reading.take((yield _read(key, before, seconds))):
@@ -110,20 +113,24 @@ def follow(
                 final = None
             if end is None:
                 yield item
-        if reading.position == before:
-            if end is None and final is not None:
-                # Asked, and looked again: nobody will write an end.
-                end = _end_without_entry(ref, final, reading)
-            if end is not None:
-                yield end
-                return
-            final = yield from find_end(keys, ref)
+        if reading.position != before:
+            pause = _FIRST_PAUSE_SECONDS
+        elif final is not None:
+            # Asked, and looked again: nobody will write anything more.
+            yield _conclude(ref, end, final, reading)
+            return
+        if reading.position == before or end is not None:
+            final = yield from _find_end(keys, ref, end)
+        if final is not None:
+            seconds = 0.0
+            continue
         if left() <= 0:
             assert timeout is not None
             raise ResultTimeout(ref, timeout)
-        # Where it seems to be over, what is there already is all there is.
-        over = end is not None or final is not None
-        seconds = 0.0 if over else min(poll, left())
+        seconds = min(poll, left())
+        if end is not None:
+            # Written a moment before the job's own end; or by an earlier run, and another follows.
+            seconds, pause = min(pause, seconds), 2 * pause
 
 
 def _read(key: str, position: str, seconds: float) -> Command:
@@ -134,12 +141,36 @@ def _read(key: str, position: str, seconds: float) -> Command:
     return Read(("XREAD", "COUNT", _PAGE, "BLOCK", block_ms, *tail), seconds)
 
 
+def _find_end(keys: QueueKeys, ref: JobRef, end: TokenEnd | None) -> Flow[Final | None]:
+    """Ask how the job ended, `None` while it has not, also where its stream has an `end`.
+
+    That one may be of an earlier job of the same id, or of a job that is tried again by hand.
+    """
+    if end is None:
+        return (yield from find_end(keys, ref))
+    found = read_finished((yield is_finished(keys, ref.id)))
+    if not isinstance(found, Refusal):
+        return found
+    # Removed as it ended: its own word is enough.
+    completed = end.outcome is Outcome.COMPLETED
+    return Final(FinalState.COMPLETED if completed else FinalState.FAILED, b"")
+
+
+def _conclude(ref: JobRef, end: TokenEnd | None, final: Final, reading: _Reading) -> TokenEnd:
+    """Return the stream's end, where it is that of this job's last run."""
+    completed = final.state is FinalState.COMPLETED
+    if end is not None and (end.outcome is Outcome.COMPLETED) is completed:
+        return end
+    return _end_without_entry(ref, final, reading)
+
+
 def _end_without_entry(ref: JobRef, final: Final, reading: _Reading) -> TokenEnd:
     """Tell how a job ended whose stream has no end."""
     match final.state:
         case FinalState.FAILED:
             reason = final.value.decode("utf-8", "replace")
-            return TokenEnd(id=None, outcome=Outcome.FAILED, reason=reason)
+            outcome = Outcome.CANCELLED if final.value == CANCELLED else Outcome.FAILED
+            return TokenEnd(id=None, outcome=outcome, reason=reason)
         case FinalState.COMPLETED if reading.has_begun:
             return TokenEnd(id=None, outcome=Outcome.COMPLETED)
         case FinalState.COMPLETED:

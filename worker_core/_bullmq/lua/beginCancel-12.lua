@@ -18,9 +18,10 @@
     ARGV[2] job id
     ARGV[3] token
     ARGV[4] how long the token locks the job, in milliseconds
+    ARGV[5] "1": only where the wish stands already; by now it may be another job's id
   Output:
     0 there is no such job
-    1 it has ended
+    1 it has ended, or there is no such wish
     2 the wish is kept
     { job hash, 1 where ended jobs are counted for charts, else 0 } the job is the token's
 ]]
@@ -41,6 +42,11 @@ if redis.call("TYPE", job)["ok"] ~= "hash" then
   redis.call("HDEL", KEYS[9], id)
   return 0
 end
+local born = redis.call("HGET", job, "timestamp") or ""
+local isWished = redis.call("HGET", KEYS[9], id) == born
+if ARGV[5] == "1" and not isWished then
+  return 1
+end
 
 -- Where it waits, and how it is taken from there; neither for a job that is active.
 local sortedSet, list
@@ -60,8 +66,7 @@ elseif not redis.call("LPOS", KEYS[3], id) then
   end
 end
 
-local born = redis.call("HGET", job, "timestamp") or ""
-if redis.call("HGET", KEYS[9], id) ~= born then
+if not isWished then
   redis.call("HSET", KEYS[9], id, born)
   -- Not called: a user who may not publish may still cancel, and is heard later.
   redis.pcall("PUBLISH", KEYS[9], id)
