@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks.bench_embeddings import report
-from benchmarks.bench_embeddings.measure import CannotEmbed, measure
+from benchmarks.bench_embeddings.measure import measure
 from benchmarks.bench_embeddings.ways import Engine, Way
 from benchmarks.bench_queue import machine
 from benchmarks.bench_queue.peers import Peer, PeerFailed, install_node_packages
@@ -54,14 +54,8 @@ def _measure(*, quick: bool, node: bool) -> report.Run:
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     for number in range(rounds):
         for engine, way in _turns(number, node=node):
-            if engine in run.unable:
-                continue
             jobs = _JOBS[engine] // (_QUICK_SHARE if quick else 1)
-            try:
-                measured = measure(way, engine, jobs=jobs)
-            except CannotEmbed as error:
-                run.unable[engine] = str(error)
-                continue
+            measured = measure(way, engine, jobs=jobs)
             run.add(engine, way, measured)
             click.echo(
                 f"{number + 1}/{rounds} {engine.title}, {way.title}: "

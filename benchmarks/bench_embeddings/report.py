@@ -26,8 +26,6 @@ class Run:
     """All that was measured: for each engine and way, a value for each round."""
 
     values: dict[tuple[Engine, Way], list[Measured]] = attrs.field(factory=dict)
-    unable: dict[Engine, str] = attrs.field(factory=dict)
-    """Engines that compute no vectors, and what they say."""
 
     def add(self, engine: Engine, way: Way, measured: Measured) -> None:
         """Add a round."""
@@ -91,12 +89,7 @@ def table(run: Run) -> str:
         for way in Way
         if (engine, way) in run.values
     ]
-    lines = [markdown(head, rows)] if rows else []
-    lines += [
-        f"{engine.title.capitalize()}: not measured, it computes no vectors ({reason})."
-        for engine, reason in run.unable.items()
-    ]
-    return "\n\n".join(lines)
+    return markdown(head, rows) if rows else ""
 
 
 def section(run: Run, *, day: str, machine: Mapping[str, str]) -> str:
@@ -126,8 +119,9 @@ Written by `make bench-embeddings ARGS=--write` on {day}; what follows is one ru
 - {goal}
 
 ### How it is measured
-- A backlog of jobs of one text each, put aside first and released at once; the clock stops when the last has completed. Each turn has a fresh Valkey, engine and worker process, which has done 200 jobs before; who went first goes last in the next round.
+- A backlog of jobs of one text each, put aside first and released at once; the clock stops when the last has completed. Each turn has a fresh Valkey, engine and worker process, which has done 200 jobs before (20 on the embedded engine); who went first goes last in the next round.
 - The fake engine takes 2 ms a call and 0.2 ms an input, and computes for one call at a time, as Ollama does for one model. It is a Python process that serves real HTTP: what it takes on top of that is in every figure.
+- The embedded llama.cpp computes one input at a time, on the same cores: a shared call saves what calls cost, and no computing.
 - Everybody has 64 slots. The Node worker calls `/api/embed` for each job and returns the vector. Its calls wait at the server; worker-core sends a model one call after the other, batched or not, so without batches each waits until the answer before it has been read.
 - A figure is the median of its rounds, a ratio the median of the ratios within each round.
 """

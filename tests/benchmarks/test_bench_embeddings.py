@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.bench_embeddings.measure import CannotEmbed, Measured, measure
+from benchmarks.bench_embeddings.measure import Measured, measure
 from benchmarks.bench_embeddings.report import Run, judge, section, table
 from benchmarks.bench_embeddings.ways import Engine, Way
 
@@ -14,7 +14,6 @@ def run_of(batched: float, one: float) -> Run:
     for factor in (1.0, 1.1, 5.0):
         run.add(Engine.FAKE, Way.BATCHED, Measured(batched * factor, 30.0))
         run.add(Engine.FAKE, Way.ONE_BY_ONE, Measured(one * factor, 1.0))
-    run.unable[Engine.LLAMACPP] = "unsupported: it says"
     return run
 
 
@@ -36,7 +35,7 @@ def test_what_was_not_measured_is_not_missed() -> None:
     assert "not measured" in str(judge(Run()))
 
 
-def test_the_section_holds_the_machine_the_table_the_goal_and_what_could_not_be_measured() -> None:
+def test_the_section_holds_the_machine_the_table_and_the_goal() -> None:
     run = run_of(300.0, 100.0)
     page = section(run, day="2030-01-02", machine={"CPU": "a fast one"})
     assert page.startswith("## Embeddings: micro-batches\n")
@@ -44,9 +43,6 @@ def test_the_section_holds_the_machine_the_table_the_goal_and_what_could_not_be_
     assert "- CPU: a fast one\n" in page
     assert table(run) in page
     assert f"- {judge(run)}\n" in page
-    assert (
-        "Embedded llama.cpp: not measured, it computes no vectors (unsupported: it says)." in page
-    )
 
 
 @pytest.mark.parametrize(("way", "inputs"), [(Way.BATCHED, 5.0), (Way.ONE_BY_ONE, 0.5)])
@@ -56,8 +52,3 @@ def test_a_backlog_is_measured_and_its_calls_are_counted(way: Way, inputs: float
     assert measured.inputs_a_call is not None
     assert measured.inputs_a_call >= inputs
     assert way is Way.BATCHED or measured.inputs_a_call <= 1
-
-
-def test_an_engine_that_computes_no_vectors_is_told_apart() -> None:
-    with pytest.raises(CannotEmbed, match="does not support embeddings"):
-        measure(Way.BATCHED, Engine.LLAMACPP, jobs=1)

@@ -10,12 +10,8 @@ import pluggy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worker_core_llamacpp.completion import (
-    CompletionReader,
-    completion_request,
-    failure_of,
-    prompt_of,
-)
+from worker_core_llamacpp.completion import CompletionReader, completion_request, prompt_of
+from worker_core_llamacpp.left_out import left_out
 
 from worker_core import hookspecs
 from worker_core.engine import JSON, ChatAnswer, ChatCall, ChatChunk, Message
@@ -103,10 +99,10 @@ def test_options_are_translated() -> None:
         "stream": True,
     }
     assert warnings == ()
-    call = ChatCall(model="m", messages=HELLO, options={"num_ctx": 9}, format="json")
+    call = ChatCall(model="m", messages=HELLO, options={"num_ctx": 9}, format="json", keep_alive=5)
     body, warnings = completion_request(call, 128)
     assert (body["n_predict"], body["json_schema"]) == (128, {})
-    assert "num_ctx" in warnings[0]
+    assert warnings == left_out(call) != ()
 
 
 def test_the_prompt_is_the_text_itself() -> None:
@@ -127,20 +123,6 @@ def test_what_it_cannot_do_is_refused(call: ChatCall, failure: FailureClass) -> 
     with pytest.raises(EngineError) as caught:
         completion_request(call, 128)
     assert caught.value.failure is failure
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "failure"),
-    [
-        (400, b'{"error":{"type":"exceed_context_size_error"}}', FailureClass.BAD_INPUT),
-        (400, b"", FailureClass.BAD_INPUT),
-        (501, b"", FailureClass.UNSUPPORTED),
-        (503, b"", FailureClass.BUSY),
-        (500, b"", FailureClass.CRASHED),
-    ],
-)
-def test_statuses_have_their_class(status: int, body: bytes, failure: FailureClass) -> None:
-    assert failure_of(status, body, "m").failure is failure
 
 
 def test_the_plugin_provides_the_engine() -> None:

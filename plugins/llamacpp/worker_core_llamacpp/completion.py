@@ -10,13 +10,15 @@ import orjson
 from worker_core.engine import JSON, ChatAnswer, ChatChunk, Message
 from worker_core.errors import EngineError, FailureClass
 from worker_core.structure import InvalidData, structure
+from worker_core_llamacpp.failures import incomplete
+from worker_core_llamacpp.left_out import left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker_core.engine import ChatCall
 
-__all__ = ["CompletionReader", "completion_request", "failure_of", "prompt_of"]
+__all__ = ["CompletionReader", "completion_request", "prompt_of"]
 
 _NS_PER_MS = 1_000_000
 _MAX_LINE = 4 * 1024 * 1024
@@ -24,7 +26,6 @@ _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "repeat_penalty",
     "repeat_last_n", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
-_RUNNER = ("num_ctx", "num_gpu", "num_batch", "num_thread", "main_gpu", "use_mmap")
 
 
 def prompt_of(messages: tuple[Message, ...]) -> str:
@@ -44,29 +45,7 @@ def completion_request(call: ChatCall, max_tokens: int) -> tuple[dict[str, JSON]
     body["stream"] = True
     if call.format is not None:
         body["json_schema"] = _schema(call.format)
-    left_out = [name for name in options if name in _RUNNER]
-    if not left_out:
-        return body, ()
-    return body, (
-        f"left out {', '.join(left_out)}: how the model is loaded is set in [plugins.llamacpp]",
-    )
-
-
-def failure_of(status: int, body: bytes, model: str) -> EngineError:
-    """Return the error for an answer whose status is not 200."""
-    match status:
-        case 400 if b"exceed_context_size" in body:
-            failure = FailureClass.BAD_INPUT
-            why = f"the input is longer than the context of {model!r}: shorten it or raise context"
-        case 400:
-            failure, why = FailureClass.BAD_INPUT, "the request is refused: an option is wrong"
-        case 501:
-            failure, why = FailureClass.UNSUPPORTED, f"{model!r} cannot do what is asked of it"
-        case 503:
-            failure, why = FailureClass.BUSY, f"{model!r} is being loaded"
-        case _:
-            failure, why = FailureClass.CRASHED, f"llama.cpp failed with status {status}"
-    return EngineError(failure, f"embedded: {why}", status=status)
+    return body, left_out(call)
 
 
 @attrs.frozen(kw_only=True)
@@ -107,14 +86,14 @@ class CompletionReader:
             if kind in {b"data", b"error"} and self._last is None:
                 self._take(value.strip(), is_error=kind == b"error")
         if len(self._rest) > _MAX_LINE:
-            raise self._incomplete("a line without an end")
+            raise incomplete(self._model, "a line without an end")
         return self._last is not None
 
     def finish(self, total_duration: int, warnings: tuple[str, ...]) -> ChatAnswer:
         """Return the answer once the stream has ended; raises `EngineError` (incomplete)."""
         last = self._last
         if last is None:
-            raise self._incomplete("the answer broke off before its end")
+            raise incomplete(self._model, "the answer broke off before its end")
         return ChatAnswer(
             model=self._model,
             message=Message(role="assistant", content="".join(self._content)),
@@ -131,7 +110,7 @@ class CompletionReader:
         try:
             event = structure(orjson.loads(raw), _Event)
         except (orjson.JSONDecodeError, InvalidData):
-            raise self._incomplete("an event of another form") from None
+            raise incomplete(self._model, "an event of another form") from None
         if is_error or event.error is not None:
             raise EngineError(
                 FailureClass.CRASHED,
@@ -142,9 +121,6 @@ class CompletionReader:
             self._on_chunk(ChatChunk(content=event.content))
         if event.stop:
             self._last = event
-
-    def _incomplete(self, why: str) -> EngineError:
-        return EngineError(FailureClass.INCOMPLETE, f"embedded: {self._model!r}: {why}")
 
 
 def _schema(asked: JSON) -> JSON:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import httpx
 
 from worker_core import strict_json
-from worker_core.engine import Host, Operation
+from worker_core.engine import EmbedAnswer, Host
 from worker_core.errors import EngineError, FailureClass
 from worker_core.model_name import canonical_model_name
-from worker_core_llamacpp.completion import CompletionReader, completion_request, failure_of
+from worker_core_llamacpp.completion import CompletionReader, completion_request
+from worker_core_llamacpp.embedding import (
+    embedding_request,
+    may_exceed,
+    read_embedding,
+    read_tokens,
+    tokenize_request,
+)
+from worker_core_llamacpp.failures import failure_of, too_long
+from worker_core_llamacpp.left_out import left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from worker_core.engine import (
         JSON,
         ChatAnswer,
         ChatCall,
         ChatChunk,
-        EmbedAnswer,
         EmbedCall,
         HostLimits,
+        Operation,
     )
     from worker_core_llamacpp.child import Child
+    from worker_core_llamacpp.embedding import Embedding
     from worker_core_llamacpp.settings import LlamaCppSettings
 
 __all__ = ["LlamaCppHost"]
@@ -62,25 +73,40 @@ class LlamaCppHost(Host):
         reader = CompletionReader(call.model, on_chunk)
         started = time.monotonic_ns()
         try:
-            await self._stream(url, body, reader)
+            async with self._streamed(f"{url}/completion", body) as response:
+                await _read_all(response, reader)
         except httpx.HTTPError as error:
             await self._raise_lost(error, begun=reader.begun)
         return reader.finish(time.monotonic_ns() - started, warnings)
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
-        """Raise `EngineError`: the model cannot."""
-        raise self._no_embeddings(call.model)
+        """Compute vectors; see `Host.embed`. Loads the model if it is not loaded.
+
+        One input at a time, as Ollama does it: what else is in llama.cpp's batch changes the last
+        digits of a vector, so that equal texts had unequal ones, and an answer to be generated
+        would wait for all inputs. Several in a batch are only a tenth faster.
+        """
+        self._check_model(call.model)
+        url = await self._child.url()
+        started = time.monotonic_ns()
+        inputs = [await self._fitting(url, text, call) for text in call.input]
+        found = [await self._embed_one(url, given, call) for given in inputs]
+        return EmbedAnswer(
+            model=call.model,
+            embeddings=tuple([one.vector for one in found]),
+            total_duration=time.monotonic_ns() - started,
+            prompt_eval_count=sum(one.tokens or 0 for one in found),
+            warnings=left_out(call),
+        )
 
     async def loaded_models(self) -> frozenset[str]:
         """Return the model's name while its process can answer."""
         loaded = {canonical_model_name(self._settings.model)} if self._child.is_running else set()
         return frozenset(loaded)
 
-    async def load(self, model: str, operation: Operation) -> None:
+    async def load(self, model: str, operation: Operation) -> None:  # noqa: ARG002  # one server does both
         """Start the child and wait until it can answer."""
         self._check_model(model)
-        if operation is Operation.EMBED:
-            raise self._no_embeddings(model)
         await self._child.url()
 
     async def check(self) -> None:
@@ -94,20 +120,44 @@ class LlamaCppHost(Host):
         if response.status_code != httpx.codes.OK:
             raise failure_of(response.status_code, response.content, self._settings.model)
 
-    async def _stream(self, url: str, body: dict[str, JSON], reader: CompletionReader) -> None:
+    async def _fitting(self, url: str, text: str, call: EmbedCall) -> JSON:
+        """Return the text as it is, or as many of its tokens as fit into the context."""
+        # llama.cpp wants one place free for a token to come, also where none will.
+        limit = self._settings.context - 1
+        if not may_exceed(text, limit):
+            return text
+        raw = await self._whole(f"{url}/tokenize", tokenize_request(text))
+        tokens = read_tokens(raw, call.model)
+        if len(tokens) > limit and not call.truncate:
+            raise too_long(call.model)
+        return [*tokens[:limit]]
+
+    async def _embed_one(self, url: str, given: JSON, call: EmbedCall) -> Embedding:
+        raw = await self._whole(f"{url}/v1/embeddings", embedding_request(given))
+        return read_embedding(raw, call.model, call.dimensions)
+
+    async def _whole(self, url: str, body: dict[str, JSON]) -> bytes:
+        begun = False
+        try:
+            async with self._streamed(url, body) as response:
+                begun = True
+                return await response.aread()
+        except httpx.HTTPError as error:
+            await self._raise_lost(error, begun=begun)
+
+    @asynccontextmanager
+    async def _streamed(self, url: str, body: dict[str, JSON]) -> AsyncIterator[httpx.Response]:
+        """Send a request and hand out its answer, which is closed at the end whatever happens."""
         request = self._http.build_request(
-            "POST",
-            f"{url}/completion",
-            content=_written(body),
-            headers={"Content-Type": "application/json"},
+            "POST", url, content=_written(body), headers={"Content-Type": "application/json"}
         )
         response = await self._http.send(request, stream=True)
         try:
             if response.status_code != httpx.codes.OK:
                 raise failure_of(response.status_code, await response.aread(), self._settings.model)
-            await _read_all(response, reader)
+            yield response
         finally:
-            # llama.cpp stops generating when the connection closes, and only then.
+            # llama.cpp stops computing when the connection closes, and only then.
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
 
@@ -128,11 +178,6 @@ class LlamaCppHost(Host):
             raise EngineError(
                 FailureClass.MODEL_MISSING, f"embedded: {model!r} is not here, only {own!r}"
             )
-
-    def _no_embeddings(self, model: str) -> EngineError:
-        return EngineError(
-            FailureClass.UNSUPPORTED, f"embedded: {model!r} does not support embeddings"
-        )
 
 
 async def _read_all(response: httpx.Response, reader: CompletionReader) -> None:

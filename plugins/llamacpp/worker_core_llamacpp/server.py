@@ -13,6 +13,8 @@ import sys
 import click
 import xllamacpp  # type: ignore[import-untyped]  # ships no types
 
+_BATCH_TOKENS = 128
+
 
 @click.command()
 @click.option("--model", required=True, help="The .gguf file.")
@@ -46,6 +48,14 @@ def _start(model: str, context: int, parallel: int, threads: int) -> xllamacpp.S
     params.cpuparams_batch.n_threads = threads
     params.verbosity = -1
     params.warmup = False
+    # One server answers and embeds. Of what a generating model computes, the last token alone
+    # stands for all of a text, and so may be computed in pieces; a mean wants a batch as large as
+    # the input, and llama.cpp makes the logits of each token of it: 1 GB for 512 of them.
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    params.n_batch = params.n_ubatch = max(_BATCH_TOKENS, parallel)
+    # Else it keeps the states of past conversations, up to 8 GB of them.
+    params.cache_ram_mib = 0
     return xllamacpp.Server(params)
 
 
