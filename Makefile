@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(PROJECTS)
 
 install: $(INSTALLED)  ## Set up the virtual environment
 
-demo: $(INSTALLED)  ## Run chat jobs on a real model (ENGINE=ollama MODEL=llama3.2 for your own)
+demo: $(INSTALLED)  ## Run jobs of every kind on a real model (ENGINE=ollama MODEL=llama3.2 for your own)
 	@$(BIN)/worker-core demo --config conf/demo.toml --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
 
 # Side by side, for most tests wait: for a timer, a process, a reply.
@@ -50,7 +50,7 @@ test-conformance: $(INSTALLED)  ## Match BullMQ's own tests on Redis 7.0 and Val
 	$(BIN)/python -m pytest tests/conformance -q $(ARGS)
 
 test-embedded: $(INSTALLED)  ## Run the tests of the embedded engine on its real model
-	$(BIN)/python -m pytest plugins/llamacpp -m embedded_engine $(ARGS)
+	$(BIN)/python -m pytest plugins/llamacpp tests/cli/test_demo.py -m embedded_engine $(ARGS)
 
 test-wheels: $(INSTALLED)  ## Install the built wheels into a new environment and run a job
 	tests/installed/run $(BIN)/python

@@ -16,7 +16,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "health": "Ask a worker how it is.",
     "queue": "Look at queues.",
-    "demo": "Run chat jobs on a real model, everything embedded.",
+    "demo": "Run jobs of every kind on a real model, everything embedded.",
     "config": "Show and check settings.",
     "jobs": "Add jobs and look at them.",
     "plugins": "List plugins.",
