@@ -18,10 +18,21 @@ from worker_core._bullmq.adding import AddOptions
 from worker_core._bullmq.cancelling import CancelOutcome
 from worker_core._bullmq.job import Backoff
 from worker_core._bullmq.replies import JobState
+from worker_core.batches import BatchItem, OnError
 from worker_core.client.asynchronous import Client, open_client
+from worker_core.client.batch_submission import INLINE_LIMIT
+from worker_core.client.batches import (
+    BatchStatus,
+    BatchView,
+    ItemError,
+    ItemResult,
+    ItemStatus,
+)
+from worker_core.client.dead_letters import FoundLetter, LetterFilter, LetterRetry
 from worker_core.client.errors import (
     ClientError,
     InvalidJob,
+    ItemsExpired,
     JobFailed,
     JobGone,
     NotStreamed,
@@ -40,22 +51,37 @@ from worker_core.client.tokens import (
     TokenStop,
 )
 from worker_core.client.view import JobRef, JobView
+from worker_core.dead_letters import DeadLetter, FailedAttempt
 
 __all__ = [
     "DEFAULT_QUEUES",
+    "INLINE_LIMIT",
     "AddOptions",
     "Backoff",
+    "BatchItem",
+    "BatchStatus",
+    "BatchView",
     "CancelOutcome",
     "Client",
     "ClientError",
+    "DeadLetter",
+    "FailedAttempt",
+    "FoundLetter",
     "InvalidJob",
+    "ItemError",
+    "ItemResult",
+    "ItemStatus",
+    "ItemsExpired",
     "JobFailed",
     "JobGone",
     "JobRef",
     "JobState",
     "JobView",
+    "LetterFilter",
+    "LetterRetry",
     "ModelUse",
     "NotStreamed",
+    "OnError",
     "Result",
     "ResultExpired",
     "ResultTimeout",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
@@ -15,30 +16,44 @@ from worker_core._bullmq.calls import ScriptCall
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind
 from worker_core._bullmq.scripts import load_script
+from worker_core.batches import OnError
 from worker_core.client import flows
+from worker_core.client.batch_submission import INLINE_LIMIT, BatchSubmission
+from worker_core.client.batches import ItemResult, list_items, look_at_batch
 from worker_core.client.cancelling import CancelOutcome, cancel, ended_as
+from worker_core.client.dead_letters import (
+    LetterFilter,
+    find_letters,
+    read_letter,
+    remove_job,
+    retry_letter,
+)
 from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
 from worker_core.client.following import TokenIterator
 from worker_core.client.listing import list_jobs
-from worker_core.client.submission import prepare
+from worker_core.client.submission import DEFAULT_QUEUES, prepare
 from worker_core.client.tokens import follow
 from worker_core.client.view import JobRef, JobView
 from worker_core.client.watching import Watches
-from worker_core.errors import RedisUnavailable, ReplyLost
+from worker_core.errors import RedisError, RedisUnavailable, ReplyLost
 from worker_core.redis import BlockingLink, LinkOptions, connector_to, open_link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from datetime import timedelta
 
     from anyio.abc import TaskGroup
 
     from worker_core._bullmq.adding import AddOptions
     from worker_core._bullmq.replies import Final, JobState
+    from worker_core.batches import BatchItem
+    from worker_core.client.batches import BatchView
+    from worker_core.client.dead_letters import FoundLetter, LetterRetry
     from worker_core.client.flows import Flow, Step
     from worker_core.client.result import Result
     from worker_core.client.watching import Events
+    from worker_core.dead_letters import DeadLetter
     from worker_core.engine import JSON
     from worker_core.redis import Endpoint, Link
 
@@ -134,6 +149,99 @@ class Client:
         with anyio.move_on_after(self._patience, shield=True):
             return await self._run(cancel(keys, ref))
         raise self._no_answer()
+
+    async def submit_batch(
+        self,
+        items: Iterable[BatchItem] | AsyncIterable[BatchItem],
+        *,
+        queue: str = DEFAULT_QUEUES["batch"],
+        concurrency: int | None = None,
+        on_error: OnError = OnError.CONTINUE,
+        timeout: timedelta | None = None,
+        metadata: Mapping[str, JSON] | None = None,
+        meta: Mapping[str, JSON] | None = None,
+        inline_limit: int = INLINE_LIMIT,
+        options: AddOptions | None = None,
+        on_stored: Callable[[int], None] | None = None,
+    ) -> JobRef:
+        """Submit many requests as one job and return what names it.
+
+        `items` is read once. Over `inline_limit` bytes they are stored beside the job as they come,
+        so that a batch of any length costs little memory; `on_stored` is told how many are there.
+        `concurrency` is how many items may run at once; `timeout` counts from now on for all of
+        them, waiting included. `metadata` goes with the job's data, `meta` is kept for `batch`.
+
+        The job's id is `batch_` with 24 digits where `options` has none; with one that is there
+        already nothing is added. Raises `InvalidJob` with the faults of all items; then nothing
+        stays stored.
+        """
+        submission = BatchSubmission(
+            self._prefix,
+            queue=queue,
+            concurrency=concurrency,
+            on_error=on_error,
+            timeout=timeout,
+            metadata=metadata,
+            meta=meta,
+            inline_limit=inline_limit,
+            options=options,
+            on_stored=on_stored,
+        )
+        try:
+            if isinstance(items, AsyncIterable):
+                async for item in items:
+                    await self._run(submission.add(item))
+            else:
+                for item in items:
+                    await self._run(submission.add(item))
+            return await self._run(submission.finish())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                with suppress(RedisError):  # what stays is not kept for ever
+                    await self._run(submission.abandon())
+            raise
+
+    async def batch(self, ref: JobRef) -> BatchView | None:
+        """Look at a batch: how far it is; `None` where there is no such job."""
+        return await self._run(look_at_batch(self._keys(ref), ref))
+
+    async def batch_items(self, ref: JobRef, *, page: int = 100) -> AsyncIterator[ItemResult]:
+        """Yield each item of a batch in order, with what became of it so far.
+
+        Read in pages of up to `page` items, fewer where they are large. Raises `JobGone`, and
+        `ItemsExpired` where a batch has ended too long ago.
+        """
+        flow = list_items(self._keys(ref), ref, page=page)
+        reply: object = None
+        while True:
+            try:
+                step = flow.send(reply)
+            except StopIteration:
+                return
+            match step:
+                case ItemResult():
+                    yield step
+                    reply = None
+                case _:
+                    reply = await self._carry(step, repeat=True)
+
+    async def dead_letters(
+        self, queue: str, *, where: LetterFilter | None = None, limit: int | None = 20
+    ) -> list[FoundLetter]:
+        """Return the dead letters of a queue that nobody has taken yet, the newest first."""
+        return await self._run(find_letters(QueueKeys(self._prefix, queue), where, limit))
+
+    async def dead_letter(self, ref: JobRef) -> DeadLetter | None:
+        """Return one dead letter, which `ref` names on `<queue>-dead`; `None` where there is none."""
+        return await self._run(read_letter(self._keys(ref), ref))
+
+    async def retry_dead_letter(self, ref: JobRef) -> LetterRetry:
+        """Put the job of a dead letter back on its queue, and remove the letter."""
+        return await self._run(retry_letter(self._keys(ref), ref))
+
+    async def remove(self, ref: JobRef) -> bool:
+        """Remove a job, such as a dead letter; `False` where a worker has it or there is none."""
+        return await self._run(remove_job(self._keys(ref), ref))
 
     def _overdue(self, ref: JobRef, timeout: timedelta) -> RedisUnavailable | ResultTimeout:
         if not self._link.is_connected:

@@ -5,6 +5,7 @@
     WorkerCoreError
     └── ClientError
         ├── InvalidJob        the job was not submitted: it could not have been read
+        ├── ItemsExpired      the batch ended, and its items' outcomes are not kept any more
         ├── JobFailed         the job failed for good
         ├── JobGone           the queue knows no such job
         ├── NotStreamed       the job completed, and there is no token stream of it
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClientError",
     "InvalidJob",
+    "ItemsExpired",
     "JobFailed",
     "JobGone",
     "NotStreamed",
@@ -49,6 +51,16 @@ class InvalidJob(ClientError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("the job was not submitted: " + "; ".join(map(str, faults)))
+
+
+class ItemsExpired(ClientError):
+    """The batch is there, but what is kept of its items has expired."""
+
+    def __init__(self, ref: JobRef) -> None:
+        self.ref = ref
+        super().__init__(
+            f"what became of the items of {ref} is not kept any more ([plugins.batch] ttl of the worker)"
+        )
 
 
 class JobFailed(ClientError):

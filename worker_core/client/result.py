@@ -12,7 +12,7 @@ from worker_core.client.reading import NotJson, read_json
 from worker_core.engine import JSON
 from worker_core.structure import InvalidData, structure
 
-__all__ = ["ModelUse", "Result", "Stored", "Timings", "Usage", "read_result"]
+__all__ = ["ModelUse", "Result", "Stored", "Timings", "Usage", "read_result", "result_of"]
 
 _ENVELOPE_MARKS = frozenset({"type", "answer", "worker", "timings"})
 """Members by which an envelope is known; other workers return whatever they like."""
@@ -105,6 +105,11 @@ def read_result(raw: bytes) -> Result:
     except NotJson as error:
         text = raw.decode("utf-8", "replace")
         return Result(answer=text, raw=raw, warnings=(f"the return value is {error}",))
+    return result_of(value, raw)
+
+
+def result_of(value: JSON, raw: bytes) -> Result:
+    """Read a return value that has been parsed from `raw`; never raises."""
     if (
         not isinstance(value, dict)
         or not value.keys() >= _ENVELOPE_MARKS

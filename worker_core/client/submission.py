@@ -14,15 +14,15 @@ from worker_core._bullmq.adding import AddOptions, add
 from worker_core._bullmq.keys import QueueKeys
 from worker_core.client.errors import InvalidJob
 from worker_core.errors import Fault, InvalidRequest
-from worker_core.strict_json import Unpublishable, dumps, loads
+from worker_core.strict_json import Unpublishable, dumps, key_path, loads
 
 if TYPE_CHECKING:
     from worker_core._bullmq.calls import ScriptCall
 
-__all__ = ["DEFAULT_QUEUES", "Submission", "prepare"]
+__all__ = ["DEFAULT_QUEUES", "Submission", "prepare", "write_data"]
 
 DEFAULT_QUEUES: Mapping[str, str] = MappingProxyType(
-    {"chat": "llm-chat", "embeddings": "llm-embeddings"}
+    {"batch": "llm-batch", "chat": "llm-chat", "embeddings": "llm-embeddings"}
 )
 """The queues that the first-party job types consume by default."""
 
@@ -52,7 +52,7 @@ def prepare(
         )
     if not job_type:
         raise InvalidJob([Fault("type", "must not be empty")])
-    written = _write(data)
+    written = write_data(data, "data")
     how = options or AddOptions()
     try:
         call = add(QueueKeys(prefix, chosen), job_type, written, how)
@@ -61,7 +61,8 @@ def prepare(
     return Submission(chosen, call, repeatable=how.job_id is not None)
 
 
-def _write(data: object) -> bytes:
+def write_data(data: object, path: str) -> bytes:
+    """Write what a worker is to be given; raises `InvalidJob`, naming faults by `path`."""
     wire = _converter.unstructure(data) if attrs.has(type(data)) else data
     try:
         written = dumps(wire)
@@ -70,9 +71,9 @@ def _write(data: object) -> bytes:
             # a prompt is not changed behind its author's back.
             loads(json.dumps(wire, default=str))
     except Unpublishable as error:
-        raise InvalidJob([Fault("data", str(error))]) from None
+        raise InvalidJob([Fault(path, str(error))]) from None
     except InvalidRequest as error:
         raise InvalidJob(
-            [Fault(f"data.{fault.path}", fault.message) for fault in error.faults]
+            [Fault(key_path(path, one.path), one.message) for one in error.faults]
         ) from None
     return written

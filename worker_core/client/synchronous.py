@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import EventKind, read_stream
+from worker_core.batches import OnError
 from worker_core.client import flows
+from worker_core.client.batch_submission import INLINE_LIMIT, BatchSubmission
+from worker_core.client.batches import ItemResult, list_items, look_at_batch
 from worker_core.client.cancelling import CancelOutcome, cancel, ended_as
+from worker_core.client.dead_letters import (
+    LetterFilter,
+    find_letters,
+    read_letter,
+    remove_job,
+    retry_letter,
+)
 from worker_core.client.defaults import PATIENCE, POLL, endpoint_of
 from worker_core.client.errors import ResultTimeout
 from worker_core.client.listing import list_jobs
 from worker_core.client.plain_link import PlainLink
-from worker_core.client.submission import prepare
+from worker_core.client.submission import DEFAULT_QUEUES, prepare
 from worker_core.client.tokens import TokenChunk, TokenEnd, TokenRestart, TokenStop, follow
-from worker_core.errors import RedisUnavailable, ReplyLost
+from worker_core.errors import RedisError, RedisUnavailable, ReplyLost
 from worker_core.redis import WrongServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import timedelta
     from types import TracebackType
     from typing import Self
 
     from worker_core._bullmq.adding import AddOptions
     from worker_core._bullmq.replies import Final, JobState
+    from worker_core.batches import BatchItem
+    from worker_core.client.batches import BatchView
+    from worker_core.client.dead_letters import FoundLetter, LetterRetry
     from worker_core.client.flows import Flow, Step
     from worker_core.client.result import Result
     from worker_core.client.tokens import TokenItem
     from worker_core.client.view import JobRef, JobView
+    from worker_core.dead_letters import DeadLetter
     from worker_core.engine import JSON
     from worker_core.redis import Endpoint
 
@@ -138,6 +153,80 @@ class SyncClient:
         if outcome is not CancelOutcome.REQUESTED or wait is None:
             return outcome
         return ended_as(self._wait_for_end(self._wait(ref, wait, None)))
+
+    def submit_batch(
+        self,
+        items: Iterable[BatchItem],
+        *,
+        queue: str = DEFAULT_QUEUES["batch"],
+        concurrency: int | None = None,
+        on_error: OnError = OnError.CONTINUE,
+        timeout: timedelta | None = None,
+        metadata: Mapping[str, JSON] | None = None,
+        meta: Mapping[str, JSON] | None = None,
+        inline_limit: int = INLINE_LIMIT,
+        options: AddOptions | None = None,
+        on_stored: Callable[[int], None] | None = None,
+    ) -> JobRef:
+        """Submit many requests as one job; see `Client.submit_batch`."""
+        submission = BatchSubmission(
+            self._prefix,
+            queue=queue,
+            concurrency=concurrency,
+            on_error=on_error,
+            timeout=timeout,
+            metadata=metadata,
+            meta=meta,
+            inline_limit=inline_limit,
+            options=options,
+            on_stored=on_stored,
+        )
+        try:
+            for item in items:
+                self._run(submission.add(item))
+            return self._run(submission.finish())
+        except BaseException:
+            with suppress(RedisError):  # what stays is not kept for ever
+                self._run(submission.abandon())
+            raise
+
+    def batch(self, ref: JobRef) -> BatchView | None:
+        """Look at a batch: how far it is; see `Client.batch`."""
+        return self._run(look_at_batch(self._keys(ref), ref))
+
+    def batch_items(self, ref: JobRef, *, page: int = 100) -> Iterator[ItemResult]:
+        """Yield each item of a batch in order; see `Client.batch_items`."""
+        flow = list_items(self._keys(ref), ref, page=page)
+        reply: object = None
+        while True:
+            try:
+                step = flow.send(reply)
+            except StopIteration:
+                return
+            match step:
+                case ItemResult():
+                    yield step
+                    reply = None
+                case _:
+                    reply = self._carry(step)
+
+    def dead_letters(
+        self, queue: str, *, where: LetterFilter | None = None, limit: int | None = 20
+    ) -> list[FoundLetter]:
+        """Return the dead letters of a queue that nobody has taken yet, the newest first."""
+        return self._run(find_letters(QueueKeys(self._prefix, queue), where, limit))
+
+    def dead_letter(self, ref: JobRef) -> DeadLetter | None:
+        """Return one dead letter; see `Client.dead_letter`."""
+        return self._run(read_letter(self._keys(ref), ref))
+
+    def retry_dead_letter(self, ref: JobRef) -> LetterRetry:
+        """Put the job of a dead letter back on its queue, and remove the letter."""
+        return self._run(retry_letter(self._keys(ref), ref))
+
+    def remove(self, ref: JobRef) -> bool:
+        """Remove a job; see `Client.remove`."""
+        return self._run(remove_job(self._keys(ref), ref))
 
     def _wait(
         self, ref: JobRef, timeout: timedelta, on_progress: Callable[[JSON], None] | None

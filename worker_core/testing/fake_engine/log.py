@@ -51,6 +51,8 @@ class LoggedRequest:
     stream: bool = False
     inputs: int = 0
     """Messages of a chat, inputs of an embedding, 1 for a prompt."""
+    beginnings: tuple[str, ...] = ()
+    """The first words of each of them, by which a test may know what it sent."""
     options: tuple[str, ...] = ()
     """The names of the options, in their order."""
     keep_alive: float | str | None = None

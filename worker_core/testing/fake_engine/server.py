@@ -46,6 +46,7 @@ _METHODS = {
     "/api/version": ("GET", "HEAD"),
 }
 _PLAIN = b"text/plain; charset=utf-8"
+_LOGGED_CHARS = 40
 
 
 class FakeEngine:
@@ -181,6 +182,7 @@ class FakeEngine:
         entry.model = demand.model
         entry.stream = demand.stream
         entry.inputs = len(demand.inputs)
+        entry.beginnings = tuple(text[:_LOGGED_CHARS] for text in demand.inputs)
         entry.options = tuple(demand.options)
         entry.keep_alive = demand.keep_alive
         return demand
