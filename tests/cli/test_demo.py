@@ -39,7 +39,7 @@ async def test_wrong_answers_fail_it_and_show_the_workers_log(fake_engine):
 
 async def test_what_does_not_come_in_time_is_said(fake_engine, tmp_path):
     config = tmp_path / "demo.toml"
-    config.write_text("[worker]\nplugins = ['chat', 'embeddings']\ngrace = '100ms'\n")
+    config.write_text("[worker]\nplugins = ['chat', 'embeddings', 'batch']\ngrace = '100ms'\n")
     fake_engine.behaviour = type(fake_engine.behaviour)(tokens=400, token_seconds=1)
     code, printed, rows = await demo(
         *("--engine", "ollama", "--model", "llama3", "--timeout", "2", "--config", str(config)),
@@ -55,4 +55,4 @@ async def test_the_real_model_answers_right():
     code, printed, rows = await demo()
     assert code == 0, printed
     assert {state for _, state in rows} == {"right"}
-    assert {kind for kind, _ in rows} >= {"chat", "streamed", "cancelled", "embeddings"}
+    assert {kind for kind, _ in rows} >= {"chat", "streamed", "cancelled", "embeddings", "batch"}

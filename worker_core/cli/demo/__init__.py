@@ -1,7 +1,7 @@
 """`worker-core demo`: the main job, end to end, on real parts, shown live.
 
 Starts an embedded Valkey and a worker process, puts a handful of jobs on its queues - chat, one
-that streams, embeddings, one that is cancelled as it runs -, shows which run and how far
+that streams, embeddings, a batch, one that is cancelled as it runs -, shows which run and how far
 they are, checks every answer, and drains.
 """
 

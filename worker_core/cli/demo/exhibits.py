@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from worker_core.client import CancelOutcome, ClientError, TokenChunk, TokenRestart
+from worker_core.client import (
+    BatchItem,
+    CancelOutcome,
+    ClientError,
+    ItemStatus,
+    TokenChunk,
+    TokenRestart,
+)
 from worker_core.errors import WorkerCoreError
 
 if TYPE_CHECKING:
@@ -164,6 +171,21 @@ class _Cancelled(Exhibit):
         )
 
 
+@attrs.define(eq=False)
+class _Batch(Exhibit):
+    """Many requests in one job, each with its own outcome."""
+
+    items: tuple[BatchItem, ...]
+
+    async def _run(self, client: Client) -> bool:
+        ref = await client.submit_batch(self.items)
+        await self._await_result(client, ref)
+        outcomes = [item.status async for item in client.batch_items(ref)]
+        done = outcomes.count(ItemStatus.COMPLETED)
+        self.answer = f"{done} of {len(self.items)} items completed"
+        return done == len(self.items)
+
+
 def exhibits(model: str, embed_model: str) -> Sequence[Exhibit]:
     """Return what the demo shows, in the order of its table."""
     questions = (
@@ -177,11 +199,20 @@ def exhibits(model: str, embed_model: str) -> Sequence[Exhibit]:
         "The cat is asleep on the couch.",
         "The bank raised its interest rates.",
     )
+    prompts = ("Roses are red, violets are", "To be or not to be, that is the")
+    items = (
+        *(
+            BatchItem(f"chat-{number}", "chat", _chat(model, prompt))
+            for number, prompt in enumerate(prompts)
+        ),
+        BatchItem("vectors", "embeddings", {"model": embed_model, "input": list(texts)}),
+    )
     return (
         *(_Chat("chat", prompt, model, expected) for prompt, expected in questions),
         _Streamed("streamed", "Once upon a time there was", model),
         _Cancelled("cancelled", "1, 2, 3, 4, 5, 6, 7,", model),
         _Vectors("embeddings", "cat on sofa, couch; a bank", embed_model, texts),
+        _Batch("batch", "two chats and embeddings", items),
     )
 
 

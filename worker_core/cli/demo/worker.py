@@ -28,7 +28,7 @@ class WorkerProcess:
     def __init__(self, redis_url: str, engine: str, config: Path | None, log: Path) -> None:
         line = [sys.executable, "-m", "worker_core", "run", "--engine", engine]
         line += ["--redis-url", redis_url]
-        line += ["--config", str(config)] if config else ["--plugins", "chat,embeddings"]
+        line += ["--config", str(config)] if config else ["--plugins", "chat,embeddings,batch"]
         self._line = line
         self._log = log
         self._process: Process | None = None
