@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from worker_core.backoff import BackoffStrategy
     from worker_core.engine import Engine
+    from worker_core.fallback import Fallback
     from worker_core.health import HealthCheck
     from worker_core.job import JobEvent, JobType
     from worker_core.service import Service
@@ -39,6 +40,11 @@ def worker_core_engines() -> Sequence[Engine]:  # type: ignore[empty-body]  # a 
 @hookspec
 def worker_core_job_types() -> Sequence[JobType[object]]:  # type: ignore[empty-body]  # a specification
     """Return job types; their names and queues must be unique among all enabled plugins."""
+
+
+@hookspec
+def worker_core_fallbacks() -> Sequence[Fallback]:  # type: ignore[empty-body]  # a specification
+    """Return fallback strategies, asked when an engine call has failed; `[worker] fallbacks` may order them."""
 
 
 @hookspec

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from worker_core.durations import parse_duration
 from worker_core.errors import Fault
 from worker_core.model_name import is_model_in
+from worker_core.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import attrs
 
-__all__ = ["a_time_limit", "disallowed_model", "not_empty", "read_time_limit"]
+    from worker_core.engine import JSON
+
+__all__ = ["a_time_limit", "disallowed_model", "not_empty", "read_time_limit", "tenant_in"]
 
 _SHOWN_CHARACTERS = 100
 
@@ -43,6 +46,14 @@ def read_time_limit(value: float | str | None) -> timedelta | None:
     if value is None:
         return None
     return parse_duration(value) if isinstance(value, str) else timedelta(milliseconds=value)
+
+
+def tenant_in(metadata: Mapping[str, JSON]) -> str | None:
+    """Return whom a request is for, as its `metadata.tenant` says; what is no text, as JSON."""
+    tenant = metadata.get("tenant")
+    if tenant is None or isinstance(tenant, str):
+        return tenant
+    return dumps(tenant).decode()
 
 
 def disallowed_model(model: str, allowed: Sequence[str] | None) -> Iterator[Fault]:

@@ -39,7 +39,7 @@ class TokenChunk:
 
     id: str
     index: int
-    """Counts the entries of the attempt; those of chunks begin with 1."""
+    """Counts the entries of the attempt, the one of its beginning included."""
     content: str = ""
     thinking: str = ""
     tool_calls: tuple[JSON, ...] = ()
@@ -49,7 +49,7 @@ class TokenChunk:
 
 @attrs.frozen(kw_only=True)
 class TokenRestart:
-    """Another attempt begins: what came before does not count any more."""
+    """Another attempt begins, or the same one anew by a fallback: what came before does not count."""
 
     id: str
     attempt: int

@@ -18,6 +18,7 @@ from worker_core import (
     QueueSpec,
 )
 from worker_core.model_name import is_model_in
+from worker_core.request_fields import tenant_in
 from worker_core_chat.request import ChatRequest
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class ChatJobType(JobType[ChatRequest]):
     def timeout_of(self, request: ChatRequest) -> timedelta | None:
         """Return what the job asks for."""
         return request.time_limit
+
+    def tenant_of(self, request: ChatRequest) -> str | None:
+        """Return `metadata.tenant`."""
+        return tenant_in(request.metadata)
 
     async def run(self, request: ChatRequest, context: JobContext) -> ChatAnswer:
         """Generate the answer, publish how far it is, and the answer itself where it is to stream."""

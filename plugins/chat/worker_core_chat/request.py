@@ -95,7 +95,7 @@ class ChatRequest:
     stream: bool = False
     """Whether the answer is also put out piece by piece, in the job's token stream."""
     metadata: dict[str, JSON] = attrs.field(factory=dict)
-    """The application's own; not looked at."""
+    """The application's own; only `tenant` is looked at, which keeps kept answers apart."""
     temperature: float | None = attrs.field(default=None, validator=_not_negative)
     top_p: float | None = attrs.field(default=None, validator=_not_negative)
     max_tokens: int | None = None

@@ -426,6 +426,7 @@ async def test_a_stop_in_the_middle_of_a_batch_finishes_it_or_gives_every_job_ba
             async with anyio.create_task_group() as tasks:
                 await tasks.start(run_worker, worker)
                 await eventually_async(lambda: calls(engine), what="a call is under way")
+                await eventually_async(lambda: not valkey.client.llen(f"bull:{QUEUE}:wait"))
                 worker.request_stop("the test says so")
         done = valkey.client.zcard(f"bull:{QUEUE}:completed")
         back = valkey.client.llen(f"bull:{QUEUE}:wait")

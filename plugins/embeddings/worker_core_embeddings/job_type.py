@@ -17,7 +17,7 @@ from worker_core import (
     QueueSpec,
 )
 from worker_core.batching import Batcher, Blame
-from worker_core.request_fields import disallowed_model
+from worker_core.request_fields import disallowed_model, tenant_in
 from worker_core_embeddings.request import CallKind, EmbeddingsRequest
 from worker_core_embeddings.vectors import Vector, as_base64, check_vectors, dimension_of
 
@@ -99,6 +99,10 @@ class EmbeddingsJobType(JobType[EmbeddingsRequest]):
         """Return what the job asks for."""
         return request.time_limit
 
+    def tenant_of(self, request: EmbeddingsRequest) -> str | None:
+        """Return `metadata.tenant`."""
+        return tenant_in(request.metadata)
+
     def nothing_waits(self, queue: str) -> None:
         """Let no call wait for jobs that there are none of."""
         self._batcher.nothing_waits(queue)
@@ -120,7 +124,7 @@ class EmbeddingsJobType(JobType[EmbeddingsRequest]):
         if request.encoding_format == "base64":
             written = [as_base64(vector) for vector in vectors]
         return {
-            "model": answers[-1].model,
+            "model": _one_model(answers),
             "embeddings": written,
             "dimensions": dimension_of(vectors, request.model),
         }
@@ -141,7 +145,7 @@ class EmbeddingsJobType(JobType[EmbeddingsRequest]):
                 at = f"input[{piece.begin}]: {error.message}"
                 raise EngineError(error.failure, at, status=error.status) from error
         first, second = [await self._embed(kind, half) for half in piece.halves]
-        return _Answer(second.model, first.vectors + second.vectors)
+        return _Answer(_one_model((first, second)), first.vectors + second.vectors)
 
     def _check(self, request: EmbeddingsRequest) -> None:
         faults = [
@@ -166,6 +170,15 @@ class EmbeddingsJobType(JobType[EmbeddingsRequest]):
                     f"{len(text)} characters are over the limit of "
                     f"{settings.max_input_chars} (plugins.embeddings.max_input_chars)",
                 )
+
+
+def _one_model(answers: Sequence[_Answer]) -> str:
+    """Return the model that all vectors of a job are of: those of several cannot be compared."""
+    models = sorted({answer.model for answer in answers})
+    if len(models) > 1:
+        words = f"a part of the vectors is of another model: {', '.join(models)}"
+        raise EngineError(FailureClass.INCOMPLETE, words)
+    return models[0]
 
 
 async def _call(kind: CallKind, pieces: Sequence[_Piece]) -> list[_Answer]:
@@ -201,5 +214,6 @@ def _blame(error: Exception) -> Blame:
             | FailureClass.TIMEOUT
             | FailureClass.OUT_OF_MEMORY
             | FailureClass.UNAUTHORIZED
+            | FailureClass.CIRCUIT_OPEN
         ):
             return Blame.CALL

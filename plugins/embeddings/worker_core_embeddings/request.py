@@ -71,7 +71,7 @@ class EmbeddingsRequest:
     timeout: float | str | None = attrs.field(default=None, validator=a_time_limit)
     """Milliseconds, or a duration such as "30s"; never more than the worker allows."""
     metadata: dict[str, JSON] = attrs.field(factory=dict)
-    """The application's own; not looked at."""
+    """The application's own; only `tenant` is looked at, which keeps kept answers apart."""
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from worker_core_ollama.answers import (
     ErrorLine,
     read_embeddings,
     read_loaded,
+    read_model_info,
 )
 from worker_core_ollama.ndjson import MAX_LINE, LineSplitter, LineTooLong
 
-from worker_core.engine import ChatAnswer, ChatChunk
+from worker_core.engine import ChatAnswer, ChatChunk, ModelInfo
 
 NOW = datetime(2026, 8, 1, tzinfo=UTC)
 DONE = {"model": "m", "done": True, "done_reason": "stop", "eval_count": 2, "total_duration": 5}
@@ -161,3 +162,32 @@ def test_stopping_models_do_not_count_as_loaded() -> None:
     earlier = datetime(2026, 7, 31, 22, tzinfo=UTC)
     assert read_loaded(raw, earlier) == {*expected, "llama3:latest", "stopping:latest"}
     assert read_loaded(b'{"models": null}', NOW) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("shown", "info"),
+    [
+        (
+            {
+                "capabilities": ["completion", "vision"],
+                "model_info": {
+                    "general.architecture": "llama",
+                    "llama.rope.original.context_length": 1,
+                    "llama.context_length": 8192,
+                    "llama.embedding_length": 2,
+                },
+            },
+            ModelInfo(capabilities=frozenset({"completion", "vision"}), context_length=8192),
+        ),
+        ({"capabilities": []}, ModelInfo(capabilities=frozenset())),
+        ({"model_info": {"llama.context_length": "long"}}, ModelInfo()),
+        ({}, ModelInfo()),
+    ],
+)
+def test_what_a_model_can_do(shown: object, info: ModelInfo) -> None:
+    assert read_model_info(orjson.dumps(shown)) == info
+
+
+def test_what_describes_no_model() -> None:
+    with pytest.raises(BrokenAnswer):
+        read_model_info(b'{"capabilities": "all"}')

@@ -70,6 +70,22 @@ async def test_a_load_ends_loaded(
     await any_host.load(model, operation)
 
 
+async def test_a_model_is_described_without_loading_it(
+    any_host: OllamaHost, server: Server
+) -> None:
+    chat = await any_host.describe(server.chat_model)
+    assert chat is not None
+    assert chat.capabilities is not None
+    assert "completion" in chat.capabilities
+    assert chat.context_length
+    embed = await any_host.describe(server.embedding_model)
+    assert embed is not None
+    assert embed.capabilities == {"embedding"}
+    with pytest.raises(EngineError) as missing:
+        await any_host.describe("no-such-model-here")
+    assert missing.value.failure is FailureClass.MODEL_MISSING
+
+
 async def test_it_is_there(any_host: OllamaHost) -> None:
     await any_host.check()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from worker_core_ollama.requests import chat_request, embed_request, load_request
+from worker_core_ollama.requests import chat_request, embed_request, load_request, show_request
 from worker_core_ollama.settings import OllamaSettings, RunnerProfile
 
 from worker_core.engine import JSON, ChatCall, EmbedCall, Message, Operation
@@ -76,6 +76,11 @@ def test_a_jobs_runner_options_are_left_out_with_a_warning() -> None:
     assert "num_batch" in embed.warnings[0]
     same = chat_request(ChatCall(model="m", messages=HELLO, options={"num_ctx": 8192}), PROFILE)
     assert same.warnings == ()
+
+
+def test_a_model_is_asked_about_without_loading_it() -> None:
+    shown = show_request("m")
+    assert (shown.path, shown.body) == ("/api/show", {"model": "m"})
 
 
 def test_a_load_asks_nothing() -> None:

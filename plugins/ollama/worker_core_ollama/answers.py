@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import orjson
 
-from worker_core.engine import JSON, ChatAnswer, ChatChunk, EmbedAnswer, Message
+from worker_core.engine import JSON, ChatAnswer, ChatChunk, EmbedAnswer, Message, ModelInfo
 from worker_core.model_name import canonical_model_name
 from worker_core.structure import InvalidData, structure
 from worker_core_ollama.ndjson import LineSplitter, LineTooLong
@@ -24,6 +24,7 @@ __all__ = [
     "error_text",
     "read_embeddings",
     "read_loaded",
+    "read_model_info",
 ]
 
 _T = TypeVar("_T")
@@ -84,6 +85,12 @@ class _LoadedModel:
 @attrs.frozen(kw_only=True)
 class _LoadedModels:
     models: list[_LoadedModel] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _ShownModel:
+    capabilities: list[str] | None = None
+    model_info: dict[str, JSON] | None = None
 
 
 class ChatReader:
@@ -200,6 +207,22 @@ def read_loaded(raw: bytes, now: datetime) -> frozenset[str]:
         canonical_model_name(model.name)
         for model in reply.models or ()
         if not _is_past(model.expires_at, now)
+    )
+
+
+def read_model_info(raw: bytes) -> ModelInfo:
+    """Return what an answer of `/api/show` tells of a model."""
+    shown = _structured(_parsed(raw), _ShownModel)
+    lengths = [
+        value
+        for name, value in (shown.model_info or {}).items()
+        # `<architecture>.context_length`; what it was trained with stands beside it in some.
+        if name.count(".") == 1 and name.endswith(".context_length") and isinstance(value, int)
+    ]
+    return ModelInfo(
+        # Servers before 0.6.4 do not tell.
+        capabilities=None if shown.capabilities is None else frozenset(shown.capabilities),
+        context_length=lengths[0] if lengths else None,
     )
 
 

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import anyio
+import attrs
 import httpx
 import orjson
 
@@ -21,9 +22,10 @@ from worker_core_ollama.answers import (
     error_text,
     read_embeddings,
     read_loaded,
+    read_model_info,
 )
 from worker_core_ollama.classify import ServerError, engine_error
-from worker_core_ollama.requests import chat_request, embed_request, load_request
+from worker_core_ollama.requests import chat_request, embed_request, load_request, show_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         EmbedAnswer,
         EmbedCall,
         HostLimits,
+        ModelInfo,
     )
     from worker_core_ollama.requests import Prepared
     from worker_core_ollama.settings import OllamaSettings
@@ -67,7 +70,10 @@ class OllamaHost(Host):
 
     async def chat(self, call: ChatCall, on_chunk: Callable[[ChatChunk], None]) -> ChatAnswer:
         """Generate an answer; see `Host.chat`."""
-        request = chat_request(call, self._settings.runner_of(call.model))
+        runner = self._settings.runner_of(call.model)
+        if call.context_length is not None:
+            runner = attrs.evolve(runner, num_ctx=call.context_length)
+        request = chat_request(call, runner)
         reader = ChatReader(call.model, on_chunk)
         try:
             async with self._streamed(request, call.model, Operation.CHAT) as response:
@@ -106,6 +112,14 @@ class OllamaHost(Host):
         except BrokenAnswer as error:
             raise self._not_ollama(str(error)) from None
 
+    async def describe(self, model: str) -> ModelInfo | None:
+        """Return what `/api/show` tells; see `Host.describe`."""
+        raw = await self._whole(show_request(model), model, None)
+        try:
+            return read_model_info(raw)
+        except BrokenAnswer as error:
+            raise self._not_ollama(str(error)) from None
+
     async def check(self) -> None:
         """Raise `EngineError` unless the server answers."""
         await self._get("/api/version")
@@ -119,7 +133,7 @@ class OllamaHost(Host):
             raise self._refused(response.status_code, response.content, "", None)
         return response
 
-    async def _whole(self, request: Prepared, model: str, operation: Operation) -> bytes:
+    async def _whole(self, request: Prepared, model: str, operation: Operation | None) -> bytes:
         try:
             async with self._streamed(request, model, operation) as response:
                 try:
@@ -132,7 +146,7 @@ class OllamaHost(Host):
 
     @asynccontextmanager
     async def _streamed(
-        self, request: Prepared, model: str, operation: Operation
+        self, request: Prepared, model: str, operation: Operation | None
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and hand out its answer, which is closed at the end whatever happens."""
         built = self._http.build_request(

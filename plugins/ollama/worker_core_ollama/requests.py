@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from worker_core.engine import JSON, ChatCall, EmbedCall, Message
     from worker_core_ollama.settings import RunnerProfile
 
-__all__ = ["Prepared", "chat_request", "embed_request", "load_request"]
+__all__ = ["Prepared", "chat_request", "embed_request", "load_request", "show_request"]
 
 _FROZEN = frozenset(
     {"num_ctx", "num_gpu", "num_batch", "num_thread", "main_gpu", "use_mmap", "shift"}
@@ -74,6 +74,11 @@ def load_request(model: str, operation: Operation, runner: RunnerProfile) -> Pre
             body["input"] = []
     _add_options(body, {}, runner)
     return Prepared(path=path, body=body)
+
+
+def show_request(model: str) -> Prepared:
+    """Return the request for what the server knows of a model, which loads nothing."""
+    return Prepared(path="/api/show", body={"model": model})
 
 
 def _add_options(
