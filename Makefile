@@ -19,7 +19,7 @@ MODEL ?=
 ASYNC_RULES := --disable=ASYNC101,ASYNC109,ASYNC114,ASYNC119,ASYNC124,ASYNC127,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-interop test-conformance test-embedded test-wheels coverage watch lint fix format typecheck docs load-test bench-queue bench-embeddings bench-stream clean
+.PHONY: help install demo test test-interop test-conformance test-embedded test-wheels coverage watch lint fix format typecheck docs load-test bench-queue bench-embeddings bench-batch bench-stream bench-dead-engine clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,8 +95,14 @@ bench-queue: $(BENCH_INSTALLED)  ## Measure beside Node BullMQ and the official 
 bench-embeddings: $(INSTALLED)  ## Measure embeddings/s, micro-batched beside one call a job (ARGS="--quick", --help)
 	@$(BIN)/python -m benchmarks.bench_embeddings $(ARGS)
 
+bench-batch: $(INSTALLED)  ## Submit, run and fetch 50,000 requests, and measure memory (ARGS="--quick", --help)
+	@$(BIN)/python -m benchmarks.bench_batch $(ARGS)
+
 bench-stream: $(INSTALLED)  ## Measure a first token through queue and stream (ARGS="--quick", --help)
 	@$(BIN)/python -m benchmarks.bench_stream $(ARGS)
+
+bench-dead-engine: $(INSTALLED)  ## Count what a worker asks of Redis while 10,000 jobs wait for an engine that is gone
+	@$(BIN)/python benchmarks/dead_engine.py $(ARGS)
 
 clean:  ## Remove what was set up and built
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/interop/node_modules benchmarks/bench_queue/node/node_modules

@@ -2,6 +2,7 @@
 
 from worker_core.backoff import BackoffStrategy, FailedAttempt
 from worker_core.children import AddOptions, ChildFailure, ChildJobs
+from worker_core.circuit import CircuitChange, CircuitLimits, CircuitState
 from worker_core.config import EnvUnit, setting
 from worker_core.engine import (
     JSON,
@@ -15,16 +16,28 @@ from worker_core.engine import (
     Host,
     HostLimits,
     Message,
+    ModelInfo,
     Operation,
     Phase,
 )
 from worker_core.errors import (
+    CircuitOpen,
     EngineError,
     FailureClass,
     Fault,
     InvalidRequest,
     Unrecoverable,
     WorkerCoreError,
+)
+from worker_core.fallback import (
+    Adjusted,
+    AskedCall,
+    Asker,
+    CallLimits,
+    FailedCall,
+    FailedWay,
+    Fallback,
+    FallbackAnswer,
 )
 from worker_core.hookspecs import hookimpl
 from worker_core.inner import InnerResult, InnerTypes
@@ -44,12 +57,20 @@ from worker_core.signals import DelayJob, GiveBack, JobSignal, RateLimited, Wait
 __all__ = [
     "JSON",
     "AddOptions",
+    "Adjusted",
+    "AskedCall",
+    "Asker",
     "BackoffStrategy",
+    "CallLimits",
     "ChatAnswer",
     "ChatCall",
     "ChatChunk",
     "ChildFailure",
     "ChildJobs",
+    "CircuitChange",
+    "CircuitLimits",
+    "CircuitOpen",
+    "CircuitState",
     "DelayJob",
     "EmbedAnswer",
     "EmbedCall",
@@ -58,7 +79,11 @@ __all__ = [
     "EngineProgress",
     "EnvUnit",
     "FailedAttempt",
+    "FailedCall",
+    "FailedWay",
     "FailureClass",
+    "Fallback",
+    "FallbackAnswer",
     "Fault",
     "GiveBack",
     "Host",
@@ -73,6 +98,7 @@ __all__ = [
     "JobStep",
     "JobType",
     "Message",
+    "ModelInfo",
     "Operation",
     "Outcome",
     "Phase",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker_core.redis import Endpoint
 
 __all__ = [
+    "DeadLetterSettings",
     "EnvUnit",
     "LogSettings",
     "QueueSettings",
@@ -84,7 +85,7 @@ def setting(
     return field
 
 
-def at_least(least: float) -> Callable[[Any, attrs.Attribute[Any], Any], object]:
+def at_least(least: float | timedelta) -> Callable[[Any, attrs.Attribute[Any], Any], object]:
     """Refuse numbers under `least`."""
     return ge(least)
 
@@ -117,6 +118,8 @@ class WorkerSettings:
 
     id: str = setting(factory=default_worker_id, env="WORKER_ID", validator=fit_for_a_client_name)
     plugins: tuple[str, ...] = setting(())
+    fallbacks: tuple[str, ...] | None = setting(None)
+    """The fallback strategies to ask, in order; by default all, in the order of their plugins."""
     engine: str | None = setting("ollama")
     """The engine plugin, loaded beside the enabled ones; "none" for job types that need no model."""
     concurrency: int = setting(4, env="WORKER_CONCURRENCY", validator=at_least(1))
@@ -125,6 +128,10 @@ class WorkerSettings:
     """How long a drain lets running jobs go on before it returns them to their queue."""
     max_wait: timedelta = setting(timedelta(minutes=10), validator=longer_than_zero)
     """How long a job may wait for its model and a place on a host."""
+    circuits: bool = setting(default=True, env="ENABLE_CIRCUIT_BREAKER")
+    """Whether calls are kept away from models and hosts that fail again and again."""
+    max_circuit_wait: timedelta = setting(timedelta(hours=1), validator=at_least(timedelta()))
+    """How long an attempt is put back while circuits are open before it fails; nothing: never."""
     engine_patience: timedelta = setting(timedelta(seconds=30), validator=longer_than_zero)
     """How long a job waits for a host that cannot be reached before its attempt fails."""
     freeze_limit: timedelta = setting(timedelta(seconds=5), validator=longer_than_zero)
@@ -229,6 +236,16 @@ class ResultSettings:
 
 
 @attrs.frozen(kw_only=True)
+class DeadLetterSettings:
+    """`[dead_letters]`: jobs that failed for good."""
+
+    TABLE: ClassVar[str] = "dead_letters"
+
+    enabled: bool = setting(default=True)
+    """Whether each is also put on the queue `<queue>-dead`, with the history of its attempts."""
+
+
+@attrs.frozen(kw_only=True)
 class LogSettings:
     """`[log]`: what is written to standard error."""
 
@@ -249,4 +266,5 @@ class CoreSettings:
     redis: RedisSettings = attrs.field(factory=RedisSettings)
     queue: QueueSettings = attrs.field(factory=QueueSettings)
     results: ResultSettings = attrs.field(factory=ResultSettings)
+    dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
     log: LogSettings = attrs.field(factory=LogSettings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import attrs
 
+from worker_core.circuit import CircuitLimits
 from worker_core.errors import EngineError, FailureClass
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Host",
     "HostLimits",
     "Message",
+    "ModelInfo",
     "Operation",
     "Phase",
 ]
@@ -95,6 +97,9 @@ class ChatCall:
     tools: tuple[JSON, ...] | None = None
     think: bool | str | None = None
     keep_alive: float | str | None = None
+    context_length: int | None = None
+    """Tokens of context, where an operator wants others than the host's own for this call: the
+    host may load the model anew for it. A job's own wish is the option `num_ctx`."""
 
 
 @attrs.frozen
@@ -105,6 +110,9 @@ class ChatChunk:
     thinking: str = ""
     tool_calls: tuple[JSON, ...] = ()
     """In the engine's own form; each of them whole."""
+    restart: bool = False
+    """The answer begins anew, and the pieces before this one do not count: a fallback answers.
+    An engine never says so."""
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +163,16 @@ class EmbedAnswer:
 
 
 @attrs.frozen(kw_only=True)
+class ModelInfo:
+    """What a host tells of a model that it has; `None` where it does not tell."""
+
+    capabilities: frozenset[str] | None = None
+    """In Ollama's words: `completion`, `tools`, `thinking`, `vision`, `embedding`."""
+    context_length: int | None = None
+    """The most tokens that it was made to read."""
+
+
+@attrs.frozen(kw_only=True)
 class HostLimits:
     """How much may be asked of a host at once, and how long it may take; the worker keeps them."""
 
@@ -167,6 +185,8 @@ class HostLimits:
     total_timeout: timedelta = timedelta(seconds=300)
     load_timeout: timedelta = timedelta(minutes=15)
     """A load has a clock of its own: it belongs to the worker, and no job's time ends it."""
+    circuit: CircuitLimits | None = attrs.field(factory=CircuitLimits)
+    """When calls are kept away from the host, or from one of its models; `None`: never."""
 
 
 class Host(abc.ABC):
@@ -207,6 +227,13 @@ class Host(abc.ABC):
     @abc.abstractmethod
     async def check(self) -> None:
         """Raise `EngineError` unless the host answers; never loads a model."""
+
+    async def describe(self, model: str) -> ModelInfo | None:  # noqa: ARG002  # for overriding
+        """Tell what `model` can do without loading it; `None` where an engine cannot tell.
+
+        `EngineError`, `MODEL_MISSING`, where the host does not have it.
+        """
+        return None
 
 
 class Engine(abc.ABC):

@@ -16,6 +16,7 @@
         ├── Unrecoverable       the job type says: fails at once, for good
         ├── DeadlineExceeded    the job's own clock ran out: retried as its attempts say
         └── EngineError         the engine failed; `failure` says how, and so whether to retry
+            └── CircuitOpen     it was not asked, for it fails again and again: later, no attempt spent
 
 A job type may raise anything. What is not a `JobError` counts as a failure that
 may be retried, as in BullMQ.
@@ -30,8 +31,10 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
 __all__ = [
+    "CircuitOpen",
     "ConfigError",
     "DeadlineExceeded",
     "EngineError",
@@ -160,6 +163,8 @@ class FailureClass(enum.Enum):
     """The answer broke off."""
     UNAUTHORIZED = "unauthorized"
     """The host wants other credentials."""
+    CIRCUIT_OPEN = "circuit_open"
+    """It was not asked: model or host have failed too often."""
 
     @property
     def retryable(self) -> bool:
@@ -179,6 +184,7 @@ class FailureClass(enum.Enum):
                 | FailureClass.OUT_OF_MEMORY
                 | FailureClass.CRASHED
                 | FailureClass.INCOMPLETE
+                | FailureClass.CIRCUIT_OPEN
             ):
                 return True
 
@@ -200,3 +206,20 @@ class EngineError(JobError):
     def retryable(self) -> bool:  # type: ignore[override]  # decided per failure here, per class elsewhere
         """Whether another attempt could end differently."""
         return self.failure.retryable
+
+
+class CircuitOpen(EngineError):
+    """No host was asked, for `circuit` is open; `retry_after` is how long until it may close.
+
+    A job that ends with it is put back for so long, no attempt spent (`worker.max_circuit_wait`).
+    `circuit` is operation and model, such as `chat:llama3`, or `host`.
+    """
+
+    def __init__(self, message: str, *, circuit: str, retry_after: timedelta) -> None:
+        self.circuit = circuit
+        self.retry_after = retry_after
+        super().__init__(FailureClass.CIRCUIT_OPEN, message)
+
+    def copy(self) -> CircuitOpen:
+        """Return the same as an error of its own."""
+        return CircuitOpen(self.message, circuit=self.circuit, retry_after=self.retry_after)

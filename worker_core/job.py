@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from worker_core.children import ChildJobs
+    from worker_core.circuit import CircuitChange
     from worker_core.engine import (
         ChatAnswer,
         ChatCall,
@@ -141,7 +142,9 @@ class EngineCalls(Protocol):
         """Wait for the model and a place, and generate an answer.
 
         `on_progress` is called at each phase and with each piece of the answer, `on_chunk` with the
-        pieces themselves: each of them once, also where the call is made again. Neither may block.
+        pieces themselves: each of them once, also where the call is made again. Where a fallback
+        answers after pieces have come, one with `restart` says that they do not count. Neither
+        may block.
         """
         ...
 
@@ -171,6 +174,11 @@ class JobContext(Protocol):
     @property
     def job(self) -> Job:
         """The job that runs."""
+        ...
+
+    @property
+    def tenant(self) -> str | None:
+        """Whom the job is for, as its type's `tenant_of` says."""
         ...
 
     @property
@@ -275,6 +283,15 @@ class JobType(abc.ABC, Generic[RequestT]):
         """Return how long this request may run; never more than `timeout` counts."""
         return self.timeout
 
+    def tenant_of(self, request: RequestT) -> str | None:  # noqa: ARG002  # for overriding
+        """Return whom a request is for, where requests are for several who share nothing.
+
+        Fallback strategies that keep answers keep them apart by it; a run within another job is
+        for that job's tenant where it names none. `worker_core.request_fields.tenant_in` reads
+        the common `metadata.tenant`.
+        """
+        return None
+
     def nothing_waits(self, queue: str) -> None:
         """Learn that a queue has answered that no job waits in it; called each time, must be cheap.
 
@@ -301,6 +318,8 @@ class JobStep(enum.Enum):
     """Its data has been read; its job type runs."""
     ADMITTED = "admitted"
     """Its model is loaded and it has a place on a host."""
+    CIRCUIT_CHANGED = "circuit_changed"
+    """What it asked of the engine has opened a circuit, or closed one."""
     ENDED = "ended"
 
 
@@ -319,3 +338,5 @@ class JobEvent:
     """How the engine failed, where it was the engine."""
     run_seconds: float | None = None
     """With `ENDED`: from claim to end."""
+    circuit: CircuitChange | None = None
+    """With `CIRCUIT_CHANGED`: which, and what it is now."""

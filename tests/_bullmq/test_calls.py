@@ -18,6 +18,8 @@ from worker_core._bullmq.cancelling import begin_cancel, end_cancel, review_wish
 from worker_core._bullmq.flows import ChildKeys, count_children, wait_for_children
 from worker_core._bullmq.job import Backoff, JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.managing import remove, reprocess
+from worker_core._bullmq.outbox import OutboxEntry, deliver_letter, find_standing
 from worker_core._bullmq.scheduling import make_next
 from worker_core._bullmq.scripts import OWN_SCRIPTS, WORKER_SCRIPTS, _package_folder, load_scripts
 from worker_core._bullmq.streams import Place, add_entry
@@ -33,7 +35,8 @@ CHILDREN = ChildKeys(KEYS.job("7"))
 SCHEDULED = StoredJob(
     id="7", scheduler_id="tick", raw_options=b'{"repeat":{"every":5000,"count":1}}'
 )
-FAILURE = Failure(reason="é".encode(), stacktrace=b'["trace"]')
+FAILURE = Failure(reason="é".encode(), stacktrace=b'["trace"]', history=b"[{}]")
+ENTRY = OutboxEntry(job_id="7", name="n", created_ms=1, token="t:1", worker="w1", at_ms=1234)
 COMPLETED = Finish(completed=True, value=b'{"a":1}', at_ms=1234)
 FAILED = Finish(completed=False, value=b"why", stacktrace=b"[]", at_ms=1234)
 
@@ -59,11 +62,18 @@ CALLS: dict[str, ScriptCall] = {
     "wait for children": wait_for_children(KEYS, "7", "t:1"),
     "count children": count_children(KEYS, "7"),
     "make next": make_next(KEYS, SCHEDULED, now_ms=1000),
+    "deliver a letter": deliver_letter(KEYS, KEYS.dead, ENTRY),
+    "find a standing": find_standing(KEYS, "7"),
+    "retry by hand": reprocess(KEYS, "7", lifo=False),
+    "remove": remove(KEYS, "7"),
     "add": add(KEYS, "n", b"{}", AddOptions()),
     "add delayed": add(KEYS, "n", b"{}", AddOptions(delay=timedelta(seconds=2))),
     "add prioritized": add(KEYS, "n", b"{}", AddOptions(priority=3)),
 }
 
+LETTER_KEYS = (
+    *("wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker"),
+)
 MEANINGS: dict[str, str] = {
     "wait": KEYS.wait,
     "active": KEYS.active,
@@ -104,6 +114,11 @@ MEANINGS: dict[str, str] = {
     "processed": CHILDREN.values,
     "ignored": CHILDREN.failures,
     "job unsuccessful": CHILDREN.unsuccessful,
+    "outbox": KEYS.dead_outbox,
+    "job state": KEYS.failed,
+    "priority counter": KEYS.pc,
+    "jobkey": KEYS.job("7"),
+    **{f"letters {name}": getattr(KEYS.dead, name) for name in LETTER_KEYS},
 }
 """What a head comment calls a key, with the key that is meant. Some depend on the call, see below."""
 
@@ -124,7 +139,8 @@ def test_there_are_as_many_keys_as_the_file_name_says(name: str) -> None:
     own = call.script.name in OWN_SCRIPTS
     folder = Path(scripts.__file__).with_name("lua") if own else _package_folder() / "commands"
     (file,) = folder.glob(f"{call.script.name}-*.lua")
-    assert file.read_bytes() == call.script.source
+    own_part = file.read_bytes().partition(b"  --- @include")[0]
+    assert call.script.source.startswith(own_part)
     assert len(call.keys) == int(file.stem.rpartition("-")[2])
 
 
@@ -218,7 +234,9 @@ def test_the_jobs_own_wish_to_be_kept_goes_first() -> None:
 def test_a_retry_spends_an_attempt_at_the_head_or_the_tail() -> None:
     prefix, _, push, job_id, token, fields = CALLS["retry"].args
     assert (prefix, push, job_id, token) == ("bull:mail:", "LPUSH", "7", "t:1")
-    assert unpacked(fields) == ["failedReason", "é", "stacktrace", '["trace"]']
+    assert unpacked(fields) == [
+        *("failedReason", "é", "stacktrace", '["trace"]', "wc:history", "[{}]")
+    ]
     lifo = StoredJob(id="7", options=JobOptions(lifo=True))
     assert calls.retry(KEYS, lifo, "t:1", FAILURE).args[2] == "RPUSH"
 
@@ -230,6 +248,12 @@ def test_a_delay_says_how_long_and_whether_an_attempt_is_spent() -> None:
     assert unpacked(fields)[0] == "failedReason"
     spared = calls.delay(KEYS, JOB, "t:1", 250, failure=None, skip_attempt=True)
     assert spared.args[5:7] == ("1", b"")
+    job = StoredJob(id="7", attempts_made=2)
+    put_off = calls.delay(
+        KEYS, job, "t:1", 250, failure=None, skip_attempt=True, put_off_since_ms=1234
+    )
+    assert put_off.args[5] == "1"
+    assert unpacked(put_off.args[6]) == ["wc:put-off", "2:1234"]
 
 
 def test_locks_are_extended_in_one_call_tokens_before_ids() -> None:
@@ -329,3 +353,20 @@ def test_every_script_of_a_worker_has_a_builder() -> None:
     built = {call.script.name for call in CALLS.values()}
     assert {script.name for script in load_scripts()} == {*WORKER_SCRIPTS, *OWN_SCRIPTS}
     assert built >= {*WORKER_SCRIPTS, *OWN_SCRIPTS}
+
+
+def test_a_letter_is_a_job_of_its_own_whose_id_says_which_failure_it_is_of() -> None:
+    arguments, options, field = CALLS["deliver a letter"].args
+    assert unpacked(arguments)[:3] == ["bull:mail-dead:", "7-1234", "n"]
+    assert unpacked(options) == {"attempts": 1, "jobId": "7-1234"}
+    assert field == ENTRY.field()
+
+
+def test_a_script_that_includes_another_has_all_of_it() -> None:
+    source = CALLS["deliver a letter"].script.source
+    assert CALLS["add"].script.source in source
+
+
+def test_a_job_is_retried_by_hand_where_node_would_put_it() -> None:
+    assert CALLS["retry by hand"].args == ("7", "LPUSH", "failedReason", "failed", "0", "0")
+    assert reprocess(KEYS, "7", lifo=True).args[1] == "RPUSH"

@@ -54,6 +54,28 @@ def read(fields: Mapping[str, bytes | str]) -> StoredJob:
     return read_job("7", pairs)
 
 
+@pytest.mark.parametrize(
+    ("value", "since_ms"),
+    [
+        ("2:1234", 1234),
+        ("1:1234", None),  # an earlier attempt's
+        ("2:", None),
+        ("2:-5", None),
+        ("2:1e9", None),
+        ("2:1234:5", None),
+        (b"\xff\xfe", None),
+        ("9" * 5000, None),
+        ("", None),
+    ],
+)
+def test_since_when_an_attempt_is_put_off_is_read_where_it_is_this_attempts(
+    value: bytes | str, since_ms: int | None
+) -> None:
+    job = read({"atm": "2", "wc:put-off": value})
+    assert job.put_off_since_ms == since_ms
+    assert job.faults == ()
+
+
 def options_of(**options: Any) -> JobOptions:
     job = read({"opts": json.dumps(options)})
     assert job.faults == ()

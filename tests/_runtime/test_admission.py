@@ -433,7 +433,8 @@ async def test_a_host_that_is_away_for_a_while_is_waited_for(
 async def test_a_host_that_stays_away_is_given_up_once_patience_is_over(
     autojump_clock: object, loads: TaskGroup
 ) -> None:
-    host = MemoryHost(ps_errors=away(1000))
+    # Without circuits: one would open before.
+    host = MemoryHost(ps_errors=away(1000), limits=attrs.evolve(LIMITS, circuit=None))
     patient = Admission(
         MemoryEngine((host,)), loads, max_wait=MAX_WAIT, engine_patience=timedelta(seconds=30)
     )

@@ -161,6 +161,29 @@ async def test_what_waits_goes_before_the_end_and_nothing_comes_behind_it() -> N
     ]
 
 
+async def test_an_answer_that_begins_anew_drops_what_waits_and_says_so() -> None:
+    queue = JobQueue()
+    context = context_in(new_scope(), queue)
+    context.emit("first")
+    context.emit("never sent")
+    context.emit(ChatChunk(restart=True))
+    context.emit("second")
+    context.end()
+    context.emit(ChatChunk(restart=True))
+    context.announce(Outcome.COMPLETED, None)
+    told = [(e["event"], e["index"], e.get("content")) for _, e in queue.entries]
+    assert told == [
+        ("begin", 0, None),
+        ("chunk", 1, "first"),
+        ("begin", 2, None),
+        ("chunk", 3, "second"),
+        ("end", 4, None),
+    ]
+    # Behind what is there: a fresh stream would leave its readers behind.
+    assert queue.entries[2][0] is Place.APPEND
+    assert queue.entries[2][1]["attempt"] == 2
+
+
 async def test_a_job_that_puts_nothing_out_writes_no_stream() -> None:
     queue = JobQueue()
     context = context_in(new_scope(), queue)

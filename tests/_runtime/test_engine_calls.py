@@ -26,10 +26,13 @@ from tests._runtime.support import (
     task_group,
 )
 from worker_core._runtime.admission import Admission, AdmissionTimeout
-from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine, shared_out
+from worker_core._runtime.engine_calls import GuardedEngine, shared_out
+from worker_core._runtime.engine_use import EngineUse
+from worker_core._runtime.no_engine import NoEngine
 from worker_core._runtime.scope import JobScope, StopReason
+from worker_core.circuit import CircuitLimits
 from worker_core.engine import ChatChunk, EmbedCall, EngineProgress, Phase
-from worker_core.errors import EngineError, FailureClass
+from worker_core.errors import CircuitOpen, EngineError, FailureClass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -288,6 +291,29 @@ async def test_a_failure_makes_the_model_be_asked_for_again(
     assert bench.host.ps_calls == 2
     await bench.engine.chat(CHAT)
     assert bench.host.ps_calls == 2
+
+
+async def test_a_call_that_has_failed_and_opened_its_circuit_has_failed(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    # Else a request that kills its model each time would be put back for ever.
+    limits = attrs.evolve(LIMITS, circuit=CircuitLimits(consecutive=2))
+    bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
+    bench.host.answers = [[failing(FailureClass.CRASHED)] for _ in range(9)]
+    assert (await failure_of(bench)).failure is FailureClass.CRASHED
+    assert len(bench.host.calls) == 2
+    assert isinstance(await failure_of(bench), CircuitOpen)
+    assert len(bench.host.calls) == 2
+
+
+async def test_a_call_whose_host_has_gone_may_be_made_again(
+    autojump_clock: object, loads: TaskGroup
+) -> None:
+    limits = attrs.evolve(LIMITS, circuit=CircuitLimits(consecutive=1))
+    bench = bench_in(loads, MemoryHost(limits=limits, loaded={"llama3"}))
+    bench.host.answers = [[failing(FailureClass.UNREACHABLE)] for _ in range(9)]
+    assert isinstance(await failure_of(bench), CircuitOpen)
+    assert len(bench.host.calls) == 1
 
 
 async def test_what_an_engine_must_not_raise_reaches_the_job_as_it_is(

@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 import pytest
 
-from worker_core._runtime.engine_calls import EngineUse
+from worker_core._runtime.engine_use import EngineUse
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
+from worker_core._runtime.fallbacks import FallbackUse
 from worker_core.engine import ChatAnswer, EmbedAnswer, Message
 from worker_core.strict_json import Unpublishable
 
@@ -70,6 +71,19 @@ def test_every_member_is_there_in_the_order_in_which_it_is_read() -> None:
         "worker",
         "warnings",
     ]
+
+
+def test_a_fallback_says_who_answered_and_why_and_what_it_likes_beside_that() -> None:
+    def fallback_of(reason: str | None, **detail: Any) -> Any:
+        way = FallbackUse(strategy="cache", reason=reason, detail=detail)
+        return written("hi", attrs.evolve(ENVELOPE, use=attrs.evolve(USE, fallback=way)))[
+            "fallback"
+        ]
+
+    told = fallback_of("timeout: no token", age_seconds=1.5, strategy="another")
+    assert told == {"strategy": "cache", "reason": "timeout: no token", "age_seconds": 1.5}
+    assert list(told) == ["strategy", "reason", "age_seconds"]
+    assert fallback_of(None) == {"strategy": "cache", "reason": None}
 
 
 def test_a_job_without_an_engine_has_the_same_members() -> None:

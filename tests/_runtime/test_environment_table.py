@@ -30,6 +30,9 @@ KNOWN = {
     "WORKER_BATCH_SIZE",
     "ENABLE_BATCH_PROCESSING",
     "BATCH_TIMEOUT",
+    "ENABLE_CIRCUIT_BREAKER",
+    "ENABLE_MODEL_FALLBACK",
+    "FALLBACK_MODELS",
 }
 """What the design promises so far."""
 
@@ -72,7 +75,8 @@ def declared() -> dict[tuple[str, str], attrs.Attribute[Any]]:
         for field in attrs.fields(CoreSettings)
     }
     for name, (info, *_) in find_plugins().items():
-        if info.distribution == f"worker-core-{name}" and name != "echo":  # an example
+        # Echo is an example, of others.
+        if info.distribution == f"worker-core-{name.replace('_', '-')}" and name != "echo":
             tables[f"plugins.{name}"] = import_plugin(name).settings or CoreSettings
     found = {}
     for table, shape in tables.items():

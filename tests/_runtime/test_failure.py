@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_core._bullmq.job import JobOptions, StoredJob
-from worker_core._runtime.failure import is_retryable, leading_error, reason_text, trace_list
+from worker_core._runtime.failure import (
+    class_of,
+    history_with,
+    is_retryable,
+    leading_error,
+    reason_text,
+    trace_list,
+)
+from worker_core.dead_letters import ERROR_CLASSES, FailedAttempt, OtherFailure, read_attempts
 from worker_core.errors import (
     DeadlineExceeded,
     EngineError,
@@ -144,6 +152,63 @@ def test_a_trace_is_cut_at_its_beginning_and_is_always_text() -> None:
 def test_an_error_without_words_has_a_trace() -> None:
     (trace,) = json.loads(trace_list(job(), raised(Speechless())))
     assert "Speechless" in trace
+
+
+STALLED = StoredJob(id="1", deferred_failure="job stalled more than allowable limit")
+ORPHANED = StoredJob(id="1", deferred_failure="child bull:q:2 failed")
+
+
+@pytest.mark.parametrize(
+    ("stored", "error", "name"),
+    [
+        (job(), InvalidRequest([]), "invalid_request"),
+        (job(), Unrecoverable("enough"), "unrecoverable"),
+        (job(), UnrecoverableError("enough"), "unrecoverable"),
+        (job(), DeadlineExceeded("late"), "deadline"),
+        (job(), ValueError("x"), "error"),
+        (job(), Speechless(), "error"),
+        (STALLED, Unrecoverable(STALLED.deferred_failure), "stalled"),
+        (ORPHANED, Unrecoverable(ORPHANED.deferred_failure), "unrecoverable"),
+        *((job(), EngineError(failure, "x"), failure.value) for failure in FailureClass),
+    ],
+    ids=repr,
+)
+def test_every_failure_has_a_class(stored: StoredJob, error: Exception, name: str) -> None:
+    assert class_of(stored, error).value == name
+    assert name in ERROR_CLASSES
+
+
+def test_the_names_of_the_classes_are_all_different() -> None:
+    assert len({*ERROR_CLASSES}) == len(ERROR_CLASSES) == len(FailureClass) + len(OtherFailure)
+
+
+def test_an_attempt_is_added_to_those_before() -> None:
+    first = history_with(job(), EngineError(FailureClass.BUSY, "full"), at_ms=5, worker="w1")
+    assert json.loads(first) == [
+        {"at_ms": 5, "worker": "w1", "class": "busy", "error": "busy: full"}
+    ]
+    before = StoredJob(id="1", history=first)
+    second = history_with(before, ValueError("half \ud83d"), at_ms=9, worker="w2")
+    assert read_attempts(second) == (
+        FailedAttempt(at_ms=5, worker="w1", error_class="busy", error="busy: full"),
+        FailedAttempt(at_ms=9, worker="w2", error_class="error", error="ValueError: half \ufffd"),
+    )
+
+
+def test_the_history_is_bounded() -> None:
+    history = b""
+    for number in range(30):
+        stored = StoredJob(id="1", history=history)
+        history = history_with(stored, ValueError("x" * 9_000), at_ms=number, worker="w")
+    attempts = read_attempts(history)
+    assert [one.at_ms for one in attempts] == list(range(10, 30))
+    assert {len(one.error) for one in attempts} == {500}
+
+
+@given(st.one_of(st.binary(max_size=40), st.text().map(str.encode)))
+def test_whatever_stands_in_the_history_an_attempt_is_added(history: bytes) -> None:
+    added = history_with(StoredJob(id="1", history=history), ValueError("x"), at_ms=1, worker="w")
+    assert read_attempts(added)[-1].at_ms == 1
 
 
 def test_a_failure_goes_before_a_wish_to_run_again() -> None:

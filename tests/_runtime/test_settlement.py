@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests._runtime.support import run_virtual
+from worker_core._bullmq.calls import ClaimOptions
 from worker_core._bullmq.job import Backoff, JobOptions, StoredJob
 from worker_core._bullmq.replies import STILL_OWNED, Finished, Nothing, Refusal, Settled
 from worker_core._runtime.backoffs import Backoffs
@@ -29,13 +30,20 @@ from worker_core._runtime.verdict import (
     HeldBack,
     LargeResult,
     Lost,
+    PutBack,
     Returned,
     Settlement,
     Verdict,
     WaitsForChildren,
 )
 from worker_core.backoff import BackoffStrategy
-from worker_core.errors import RedisUnavailable, ReplyError, ReplyLost, Unrecoverable
+from worker_core.errors import (
+    CircuitOpen,
+    RedisUnavailable,
+    ReplyError,
+    ReplyLost,
+    Unrecoverable,
+)
 from worker_core.job import Outcome
 
 if TYPE_CHECKING:
@@ -71,6 +79,7 @@ class ModelQueue:
     lock: str | None = TOKEN
     exists: bool = True
     finished_on_ms: int | None = None
+    history: bytes = b""
     attempts_made: int = JOB.attempts_made
     waiting: list[StoredJob] = attrs.field(factory=list)
     owned: dict[str, StoredJob] = attrs.field(factory=dict)
@@ -84,6 +93,7 @@ class ModelQueue:
     stored: dict[str, tuple[bytes, int]] = attrs.field(factory=dict)
     limits: list[int] = attrs.field(factory=list)
     late: list[Callable[[], object]] = attrs.field(factory=list)
+    options: ClaimOptions = ClaimOptions(worker="w", lock_ms=30_000)  # noqa: RUF009  # frozen
 
     @property
     def link(self) -> ModelQueue:
@@ -140,6 +150,7 @@ class ModelQueue:
                 return self.children
             self.written.append("completed" if ending.completed else "failed")
             self.lock, self.finished_on_ms = None, ending.at_ms
+            self.history = ending.history or self.history
             self.exists = not self.removes_finished
             if fetch_next and self.waiting:
                 self.owned[token] = self.waiting.pop(0)
@@ -157,6 +168,7 @@ class ModelQueue:
                 return refusal
             self.written.append(f"retried in {delay_ms}")
             self.lock, self.attempts_made = None, self.attempts_made + 1
+            self.history = failure.history or self.history
             return None
 
         self.failures.append(failure)
@@ -172,11 +184,14 @@ class ModelQueue:
 
         return await self._call("give back", run)
 
-    async def delay(self, job: StoredJob, token: str, delay_ms: int) -> Refusal | None:
+    async def delay(
+        self, job: StoredJob, token: str, delay_ms: int, *, put_off_since_ms: int | None = None
+    ) -> Refusal | None:
         def run() -> Refusal | None:
             if refusal := self._refusal():
                 return refusal
-            self.written.append(f"delayed by {delay_ms}")
+            since = "" if put_off_since_ms is None else f", put off since {put_off_since_ms}"
+            self.written.append(f"delayed by {delay_ms}{since}")
             self.lock = None
             return None
 
@@ -247,6 +262,8 @@ async def settle(
 GOOD = Completed(b'{"a":1}')
 BAD = Failed(ValueError("bad"))
 FINAL = Failed(Unrecoverable("enough"))
+REFUSED = CircuitOpen("no", circuit="host", retry_after=timedelta(seconds=9))
+PUT_BACK = PutBack(REFUSED, 60, 1234)
 
 
 # --- When every call is answered ---
@@ -276,6 +293,7 @@ async def test_a_cancelled_job_fails_without_another_attempt() -> None:
         (Cancelled(), [(Outcome.CANCELLED, b"cancelled")]),
         (Returned(), [(Outcome.RETURNED, None)]),
         (Delayed(50), [(Outcome.DELAYED, None)]),
+        (PUT_BACK, [(Outcome.DELAYED, None)]),
         (WaitsForChildren(), [(Outcome.WAITING_CHILDREN, None)]),
         (HeldBack(50), [(Outcome.RATE_LIMITED, None)]),
         (Lost(), []),
@@ -377,6 +395,13 @@ async def test_a_job_that_is_put_off_spends_no_attempt() -> None:
     assert (queue.written, queue.attempts_made) == (["delayed by 50"], JOB.attempts_made)
 
 
+async def test_a_job_that_is_put_back_spends_no_attempt_and_knows_since_when() -> None:
+    queue = ModelQueue()
+    assert await settle(queue, PUT_BACK) == Settlement(Outcome.DELAYED)
+    written = ["delayed by 60, put off since 1234"]
+    assert (queue.written, queue.attempts_made) == (written, JOB.attempts_made)
+
+
 async def test_a_job_waits_for_its_children() -> None:
     queue = ModelQueue()
     assert await settle(queue, WaitsForChildren()) == Settlement(Outcome.WAITING_CHILDREN)
@@ -413,7 +438,7 @@ async def test_a_rate_limit_is_set_before_the_job_goes_back_and_the_claimer_is_t
     assert (queue.written, queue.limits) == (["returned"], [800])
 
 
-SENT_BACK = [Returned(), Delayed(50), WaitsForChildren(), HeldBack(800)]
+SENT_BACK = [Returned(), Delayed(50), PUT_BACK, WaitsForChildren(), HeldBack(800)]
 
 
 async def test_a_returned_job_spends_no_attempt() -> None:
@@ -553,6 +578,7 @@ async def test_a_job_is_given_back_whatever_becomes_of_the_reply(
     ("verdict", "move", "outcome"),
     [
         (Delayed(50), "delay", Outcome.DELAYED),
+        (PUT_BACK, "delay", Outcome.DELAYED),
         (WaitsForChildren(), "wait", Outcome.WAITING_CHILDREN),
     ],
 )
@@ -585,7 +611,7 @@ async def test_a_question_whose_reply_is_lost_is_asked_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "verdict", [GOOD, BAD, FINAL, Returned(), Delayed(50), WaitsForChildren()], ids=repr
+    "verdict", [GOOD, BAD, FINAL, Returned(), Delayed(50), PUT_BACK, WaitsForChildren()], ids=repr
 )
 async def test_a_script_that_failed_after_its_work_is_not_run_again(verdict: Verdict) -> None:
     queue = ModelQueue(fates=[Fate.HALF], waiting=[NEXT])
@@ -654,6 +680,7 @@ def test_never_two_writes_that_count_and_no_job_forgotten(
     sent_back = {
         Returned: Outcome.RETURNED,
         Delayed: Outcome.DELAYED,
+        PutBack: Outcome.DELAYED,
         WaitsForChildren: Outcome.WAITING_CHILDREN,
         HeldBack: Outcome.RATE_LIMITED,
     }.get(type(verdict))

@@ -27,18 +27,22 @@ def offering(job_type: str, before: str = "") -> str:
     return f"{before}\n\nclass P:\n{hook}"
 
 
-def start(*names: str, engine: str | None = None) -> Composition:
+def start(
+    *names: str, engine: str | None = None, fallbacks: list[str] | None = None
+) -> Composition:
     """Import and compose as a worker does that enables these plugins."""
     plugins: list[tuple[PluginClass, object]] = []
     for name in names:
         plugin = import_plugin(name)
         plugins.append((plugin, plugin.settings() if plugin.settings else None))
-    return compose(plugins, engine=engine)
+    return compose(plugins, engine=engine, fallbacks=fallbacks)
 
 
-def refusal_of(*names: str, engine: str | None = None) -> PluginError:
+def refusal_of(
+    *names: str, engine: str | None = None, fallbacks: list[str] | None = None
+) -> PluginError:
     with pytest.raises(PluginError) as caught:
-        start(*names, engine=engine)
+        start(*names, engine=engine, fallbacks=fallbacks)
     return caught.value
 
 
@@ -253,6 +257,52 @@ def backing_off(*strategies: str) -> str:
     """Return the code of a plugin that brings these backoff strategies, given as expressions."""
     hook = f"    @hookimpl\n    def worker_core_backoff_strategies(self): return [{', '.join(strategies)}]"
     return f"from worker_core import BackoffStrategy as B\n\nclass P:\n{hook}"
+
+
+def falling_back(*names: str) -> str:
+    """Return the code of a plugin that brings fallback strategies of these names."""
+    return f"""
+from worker_core import FailureClass, Fallback
+
+class F(Fallback):
+    handles = frozenset(FailureClass)
+    def __init__(self, name): self.name = name
+    async def answer(self, failed): return None
+
+class P:
+    @hookimpl
+    def worker_core_fallbacks(self): return [F(name) for name in {names!r}]
+"""
+
+
+def names_of(composition: Composition) -> list[str]:
+    return [strategy.name for strategy in composition.fallbacks]
+
+
+def test_fallback_strategies_are_in_the_order_of_their_plugins_or_in_one_of_their_own(
+    site: Site,
+) -> None:
+    site.install("one", falling_back("a", "b"))
+    site.install("other", falling_back("c"))
+    assert names_of(start("one", "other")) == ["a", "b", "c"]
+    assert names_of(start("other", "one")) == ["c", "a", "b"]
+    assert names_of(start("one", "other", fallbacks=["b", "c", "b"])) == ["b", "c"]
+    assert names_of(start("one", "other", fallbacks=[])) == []
+
+
+def test_a_fallback_strategy_that_nobody_brings_is_refused(site: Site) -> None:
+    site.install("one", falling_back("a", "b"))
+    assert str(refusal_of("one", fallbacks=["a", "z"])) == (
+        "plugin 'z': is in [worker] fallbacks, and no enabled plugin brings it; there are: a, b"
+    )
+
+
+def test_two_fallback_strategies_of_one_name_are_refused(site: Site) -> None:
+    site.install("one", falling_back("a"))
+    site.install("other", falling_back("a"))
+    assert str(refusal_of("one", "other")) == (
+        "plugin 'other': dist-of-other 1.2.3: a fallback strategy 'a' is there already"
+    )
 
 
 def test_backoff_strategies_are_known_by_name(site: Site) -> None:

@@ -12,9 +12,21 @@ from worker_core._bullmq.scripts import load_script
 from worker_core.add_options import AddOptions, ChildFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker_core._bullmq.keys import QueueKeys
 
-__all__ = ["PRODUCER_SCRIPTS", "AddOptions", "Parent", "add", "get_state", "read_added"]
+__all__ = [
+    "PRODUCER_SCRIPTS",
+    "AddOptions",
+    "Parent",
+    "add",
+    "add_stored",
+    "get_state",
+    "pack_added",
+    "read_added",
+    "standard_keys",
+]
 
 PRODUCER_SCRIPTS = (
     "addStandardJob",
@@ -55,19 +67,30 @@ def add(
 ) -> ScriptCall:
     """Add a job whose `data` is JSON; the reply is its id."""
     stored = options.stored()
-    above: tuple[object, ...] = (None, None, None)
     if parent is not None:
-        above = parent.arguments()
         stored |= parent.stored()
-    arguments = [keys.base, options.job_id or "", name, now_ms(), *above, None, None]
-    args = (msgpack.packb(arguments), data, msgpack.packb(stored))
-    if options.delay:
+    return add_stored(keys, name, data, stored, job_id=options.job_id, parent=parent)
+
+
+def add_stored(
+    keys: QueueKeys,
+    name: str,
+    data: bytes,
+    stored: Mapping[str, object],
+    *,
+    job_id: str | None,
+    parent: Parent | None = None,
+) -> ScriptCall:
+    """Add a job with options as BullMQ stores them; the reply is its id."""
+    arguments, options = pack_added(keys, name, stored, job_id=job_id, parent=parent)
+    args = (arguments, data, options)
+    if stored.get("delay"):
         return ScriptCall(
             load_script("addDelayedJob"),
             (keys.marker, keys.meta, keys.id, keys.delayed, keys.completed, keys.events),
             args,
         )
-    if options.priority:
+    if stored.get("priority"):
         return ScriptCall(
             load_script("addPrioritizedJob"),
             (
@@ -76,13 +99,28 @@ def add(
             ),
             args,
         )
-    return ScriptCall(
-        load_script("addStandardJob"),
-        (
-            *(keys.wait, keys.paused, keys.meta, keys.id, keys.completed, keys.delayed),
-            *(keys.active, keys.events, keys.marker),
-        ),
-        args,
+    return ScriptCall(load_script("addStandardJob"), standard_keys(keys), args)
+
+
+def pack_added(
+    keys: QueueKeys,
+    name: str,
+    stored: Mapping[str, object],
+    *,
+    job_id: str | None,
+    parent: Parent | None = None,
+) -> tuple[bytes, bytes]:
+    """Return what every script that adds a job is told beside its data: who it is, its options."""
+    above: tuple[object, ...] = (None, None, None) if parent is None else parent.arguments()
+    arguments = [keys.base, job_id or "", name, now_ms(), *above, None, None]
+    return msgpack.packb(arguments), msgpack.packb(stored)
+
+
+def standard_keys(keys: QueueKeys) -> tuple[str, ...]:
+    """Return the keys of `addStandardJob`."""
+    return (
+        *(keys.wait, keys.paused, keys.meta, keys.id, keys.completed, keys.delayed),
+        *(keys.active, keys.events, keys.marker),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import attrs
 import msgpack
 
-from worker_core._bullmq.job import JobOptions, KeepJobs, StoredJob
+from worker_core._bullmq.job import HISTORY_FIELD, PUT_OFF_FIELD, JobOptions, KeepJobs, StoredJob
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.scripts import load_script
 from worker_core.redis import Script
@@ -134,6 +134,8 @@ class Finish:
     value: bytes
     """The return value as JSON, or the failure's reason as text; never empty."""
     stacktrace: bytes | None = None
+    history: bytes | None = None
+    """The failed attempts with this one, as JSON; `None` leaves them as they are."""
     at_ms: int = attrs.field(factory=now_ms)
 
 
@@ -166,7 +168,9 @@ def finish(
             int(fetch_next),
             keys.base,
             _finish_options(token, job.options, options, completed=ending.completed),
-            b"" if ending.stacktrace is None else _failure_fields(ending.value, ending.stacktrace),
+            b""
+            if ending.stacktrace is None
+            else _failure_fields(ending.value, ending.stacktrace, ending.history),
         ),
         constant=len(keys.fetch),
     )
@@ -193,24 +197,28 @@ def _finish_options(
     )
 
 
-def _failure_fields(reason: bytes, stacktrace: bytes) -> bytes:
+def _failure_fields(reason: bytes, stacktrace: bytes, history: bytes | None) -> bytes:
     """Pack the fields that a failure writes beside its move, as the flat list HMSET takes."""
     # Old-spec strings: Lua's unpacker gives the same bytes for both, and text stays text.
-    fields = ["failedReason", reason, "stacktrace", stacktrace]
+    fields: list[str | bytes] = ["failedReason", reason, "stacktrace", stacktrace]
+    if history is not None:
+        fields += [HISTORY_FIELD, history]
     packed: bytes = msgpack.packb(fields, use_bin_type=False)
     return packed
 
 
 @attrs.frozen(kw_only=True)
 class Failure:
-    """A failed attempt that is not the last: raw reason, and the traces as a JSON list."""
+    """A failed attempt that is not the last: raw reason; traces and attempts as JSON lists."""
 
     reason: bytes
     stacktrace: bytes
+    history: bytes | None = None
+    """`None` leaves the attempts that the job keeps as they are."""
 
     def fields(self) -> bytes:
         """Return the fields to write beside the move."""
-        return _failure_fields(self.reason, self.stacktrace)
+        return _failure_fields(self.reason, self.stacktrace, self.history)
 
 
 def retry(keys: QueueKeys, job: StoredJob, token: str, failure: Failure) -> ScriptCall:
@@ -240,8 +248,14 @@ def delay(
     *,
     failure: Failure | None,
     skip_attempt: bool = False,
+    put_off_since_ms: int | None = None,
 ) -> ScriptCall:
-    """Move an active job to the delayed ones."""
+    """Move an active job to the delayed ones; `put_off_since_ms` is kept for the next claim."""
+    fields = b""
+    if failure is not None:
+        fields = failure.fields()
+    elif put_off_since_ms is not None:
+        fields = _pack([PUT_OFF_FIELD, f"{job.attempts_made}:{put_off_since_ms}"])
     return ScriptCall(
         load_script("moveToDelayed"),
         (
@@ -255,7 +269,7 @@ def delay(
             token,
             delay_ms,
             "1" if skip_attempt else "0",
-            b"" if failure is None else failure.fields(),
+            fields,
             "0",
             b"",
         ),

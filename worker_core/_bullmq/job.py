@@ -19,7 +19,23 @@ from worker_core.structure import InvalidData, structure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Backoff", "JobOptions", "KeepJobs", "StoredJob", "read_job"]
+__all__ = [
+    "HISTORY_FIELD",
+    "PUT_OFF_FIELD",
+    "Backoff",
+    "JobOptions",
+    "KeepJobs",
+    "StoredJob",
+    "read_job",
+]
+
+HISTORY_FIELD = "wc:history"
+"""A field of ours in a job's hash. BullMQ passes over fields that it does not know."""
+_HISTORY = HISTORY_FIELD.encode()
+PUT_OFF_FIELD = "wc:put-off"
+"""Another: the attempts made, a colon, and since when this attempt is put off, in milliseconds."""
+_PUT_OFF = PUT_OFF_FIELD.encode()
+_PUT_OFF_VALUE = re.compile(rb"(\d{1,9}):(\d{1,15})")
 
 _LUA_EXACT = 2**53 - 1
 """The largest whole number that Lua and JavaScript keep exactly."""
@@ -85,6 +101,10 @@ class StoredJob:
     attempts_made: int = 0
     attempts_started: int = 0
     stacktrace: tuple[str, ...] = ()
+    history: bytes = b""
+    """Its failed attempts, as `HISTORY_FIELD` keeps them; nobody here reads them."""
+    put_off_since_ms: int | None = None
+    """When this attempt was put off for the first time, where that is bounded."""
     deferred_failure: str | None = None
     scheduler_id: str | None = None
     """The job scheduler that it is from, and that stands still until its next job is made."""
@@ -108,6 +128,12 @@ def read_job(job_id: str, pairs: Sequence[bytes]) -> StoredJob:
         _check_parent(fields, numbers.faults, numbers.repairs)
     deferred = fields.get(b"defa")
     scheduler = fields.get(b"rjk")
+    attempts_made = (
+        numbers.read(b"atm", _counter, repair="0")
+        if b"atm" in fields
+        else numbers.read(b"attemptsMade", _whole_number)
+    )
+    put_off = fields.get(_PUT_OFF)
     return StoredJob(
         id=job_id,
         name=fields.get(b"name", b"").decode("utf-8", "replace"),
@@ -116,13 +142,11 @@ def read_job(job_id: str, pairs: Sequence[bytes]) -> StoredJob:
         timestamp_ms=numbers.read(b"timestamp", _whole_number),
         processed_on_ms=numbers.read(b"processedOn", _whole_number),
         priority=numbers.read(b"priority", _whole_number, repair="0"),
-        attempts_made=(
-            numbers.read(b"atm", _counter, repair="0")
-            if b"atm" in fields
-            else numbers.read(b"attemptsMade", _whole_number)
-        ),
+        attempts_made=attempts_made,
         attempts_started=numbers.read(b"ats", _counter, repair="1"),
         stacktrace=_read_stacktrace(fields.get(b"stacktrace")),
+        history=fields.get(_HISTORY, b""),
+        put_off_since_ms=None if put_off is None else _read_put_off(put_off, attempts_made),
         deferred_failure=None if deferred is None else deferred.decode("utf-8", "replace"),
         scheduler_id=None if scheduler is None else scheduler.decode("utf-8", "replace"),
         raw_options=raw_options,
@@ -193,6 +217,14 @@ def _check_parent(
     if key and b":" not in key:
         faults.append(Fault("parentKey", "expected the key of a job"))
         repairs["parentKey"] = ""
+
+
+def _read_put_off(raw: bytes, attempts_made: int) -> int | None:
+    """Read since when this attempt is put off; what an earlier one left says nothing of it."""
+    found = _PUT_OFF_VALUE.fullmatch(raw)
+    if found is None or int(found[1]) != attempts_made:
+        return None
+    return int(found[2])
 
 
 def _read_stacktrace(raw: bytes | None) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class QueueKeys:
     id: str = _key("id")
     wishes: str = _key("cancels:wished")
     """Jobs to be cancelled (ours, not BullMQ's); with a colon, for no job's id may have one."""
+    dead_outbox: str = _key("dead:outbox")
+    """Dead letters of failures that are being written down (ours as well)."""
     fetch: tuple[str, ...] = attrs.field(init=False, repr=False)
     """What every script that takes a job begins with."""
 
@@ -60,6 +62,11 @@ class QueueKeys:
             *(self.wait, self.active, self.prioritized, self.events, self.stalled),
             *(self.limiter, self.delayed, self.paused, self.meta, self.pc),
         )
+
+    @property
+    def dead(self) -> QueueKeys:
+        """The keys of the queue that keeps the jobs which failed for good."""
+        return QueueKeys(self.prefix, f"{self.name}-dead")
 
     def job(self, job_id: str) -> str:
         """Return the key of a job's hash."""

@@ -119,9 +119,19 @@ class Queue:
             self.post_marker()
         return refusal
 
-    async def delay(self, job: StoredJob, token: str, delay_ms: int) -> Refusal | None:
+    async def delay(
+        self, job: StoredJob, token: str, delay_ms: int, *, put_off_since_ms: int | None = None
+    ) -> Refusal | None:
         """Put a job among the delayed ones, no attempt spent."""
-        call = calls.delay(self.keys, job, token, delay_ms, failure=None, skip_attempt=True)
+        call = calls.delay(
+            self.keys,
+            job,
+            token,
+            delay_ms,
+            failure=None,
+            skip_attempt=True,
+            put_off_since_ms=put_off_since_ms,
+        )
         return replies.read_move(await self.run(call))
 
     async def wait_for_children(self, job: StoredJob, token: str) -> Refusal | None:

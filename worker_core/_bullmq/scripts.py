@@ -6,6 +6,7 @@ The package is located without importing it: importing pulls in asyncio and a se
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
@@ -34,8 +35,12 @@ WORKER_SCRIPTS = (
 OWN_SCRIPTS = (
     *("findOwnedJob", "repairJob", "addEntry"),
     *("beginCancel", "endCancel", "reviewWishes"),
+    *("deliverLetter", "findStanding"),
 )
 """Scripts of ours, in `lua/`."""
+
+_INCLUDE = re.compile(rb'^ *--- @include "(\w+)"$', re.MULTILINE)
+"""Where a script of ours does the whole of another one's work; BullMQ's makers write it so too."""
 
 
 @cache
@@ -51,7 +56,8 @@ def load_script(name: str) -> Script:
             f"the script {name!r} is not in {folder}: the installed package 'bullmq' is not one "
             f"that worker-core knows; install the version that constraints.txt names"
         )
-    return Script(name=name, source=found[0].read_bytes())
+    source = _INCLUDE.sub(lambda line: load_script(line[1].decode()).source, found[0].read_bytes())
+    return Script(name=name, source=source)
 
 
 def load_scripts() -> tuple[Script, ...]:

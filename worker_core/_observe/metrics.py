@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,15 @@ import attrs
 import psutil
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from worker_core._observe.circuit_states import CircuitGauge
 from worker_core._observe.tallies import CounterTally, HistogramTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["EngineFigures", "WorkerMetrics"]
+    from worker_core.circuit import CircuitStanding
+
+__all__ = ["EngineFigures", "FallbackOutcome", "WorkerMetrics"]
 
 _SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -23,6 +27,15 @@ _MODELS_NAMED = 100
 """How many models get label values of their own: what producers ask for must not grow them."""
 _OTHER = "other"
 _NONE = "none"
+
+
+class FallbackOutcome(enum.Enum):
+    """How it ended that a fallback strategy was asked."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    """Every call that it made failed, or it broke its contract."""
+    PASSED = "passed"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +89,11 @@ class WorkerMetrics:
             "Runs within jobs, such as a batch's items.",
             *("job_type", "status"),
         )
+        self._fallbacks = self._counter(
+            "llm_worker_fallbacks",
+            "Fallback strategies that were asked, by how that ended.",
+            *("strategy", "outcome"),
+        )
         self._uptime = self._gauge("llm_worker_uptime_seconds", "Since the worker's start.")
         self._memory = self._gauge("llm_worker_memory_usage_bytes", "Resident memory.")
         self._models_loaded = self._gauge("llm_worker_models_loaded", "Models in memory.")
@@ -84,6 +102,8 @@ class WorkerMetrics:
         )
         self._running = self._gauge("llm_worker_jobs_running", "Jobs that run now.", "job_type")
         self._depth = self._gauge("llm_worker_queue_jobs", "Jobs by state.", "queue", "state")
+        self._circuits = CircuitGauge(worker_id)
+        self.registry.register(self._circuits)
         self._restarts = self._counter(
             "llm_worker_service_restarts", "Services that crashed.", "service"
         )
@@ -124,6 +144,10 @@ class WorkerMetrics:
         if engine is not None:
             self._observe_engine(engine, self._model_label(engine))
 
+    def fallback_asked(self, strategy: str, outcome: FallbackOutcome) -> None:
+        """Count that a fallback strategy was asked."""
+        self._fallbacks.count(self._worker_id, strategy, outcome.value)
+
     def _observe_engine(self, engine: EngineFigures, model: str) -> None:
         for histogram, value in (
             (self._admission, engine.admission),
@@ -151,6 +175,10 @@ class WorkerMetrics:
         counts.append(count)
         gauge = self._running.labels(self._worker_id, job_type)
         gauge.set_function(lambda: sum(count() for count in counts))
+
+    def watch_circuits(self, read: Callable[[], Iterable[CircuitStanding]]) -> None:
+        """Read how the circuits stand from `read` whenever metrics are written."""
+        self._circuits.read = read
 
     def redis_reconnects(self, count: int) -> None:
         """Note how often Redis had to be connected again."""

@@ -1,4 +1,4 @@
-"""Admission: the wait for a model and a place on a host, before a call may begin.
+"""Admission: the wait for a model and a place on a host, and the leave of its circuits.
 
 A load belongs to the worker, not to the job that needed it first: it runs in the worker's own task
 group with a long clock of its own, once for all who wait, one at a time on each host. A job that
@@ -17,9 +17,10 @@ import anyio
 import attrs
 import structlog
 
+from worker_core._runtime.circuits import Blamed, HostCircuits, Outlook, blamed, circuit_name
 from worker_core._runtime.places import ArrivalOrder, PlacePolicy, Places
 from worker_core.engine import Operation, Phase
-from worker_core.errors import EngineError, FailureClass
+from worker_core.errors import CircuitOpen, EngineError, FailureClass
 from worker_core.model_name import canonical_model_name
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from worker_core._runtime.circuits import TellChange
+    from worker_core.circuit import CircuitStanding
     from worker_core.engine import Engine, Host
 
 __all__ = ["Admission", "AdmissionTimeout", "Admitted", "Entry"]
@@ -66,6 +69,15 @@ class Entry:
     """Whether the host keeps the model after the call."""
     share: float = 1.0
     """How much of the places those who give way may hold while others wait; 1 for others."""
+    loads_itself: bool = False
+    """Whether the call is made without the model loaded before: it wants it loaded otherwise."""
+    on_circuit: TellChange | None = None
+    """Is told of a circuit that comes to another state by what is asked here."""
+
+    @property
+    def circuit(self) -> str:
+        """The name of the model's circuit."""
+        return circuit_name(self.operation, self.model)
 
 
 class _Load:
@@ -79,8 +91,9 @@ class _Load:
 class _HostState:
     """What admission knows of a host."""
 
-    def __init__(self, host: Host, policy: PlacePolicy) -> None:
+    def __init__(self, host: Host, policy: PlacePolicy, circuits: HostCircuits) -> None:
         self.host = host
+        self.circuits = circuits
         self._policy = policy
         self._places = Places(host.limits.max_concurrent, policy)
         self._turns: dict[str, Places] = {}
@@ -88,6 +101,10 @@ class _HostState:
         self.one_load = anyio.Lock()
         self.loads: dict[tuple[str, Operation], _Load] = {}
         self.loaded_until: dict[tuple[str, Operation], float] = {}
+
+    def left(self) -> None:
+        """Note that somebody who asked for something has gone."""
+        self.in_use -= 1
 
     def places_for(self, entry: Entry) -> list[Places]:
         """Return what a call needs a place of, in the order in which it takes them."""
@@ -112,9 +129,16 @@ class Admission:
         max_wait: timedelta,
         engine_patience: timedelta = timedelta(),
         policy: PlacePolicy | None = None,
+        circuits: bool = True,
     ) -> None:
         order = policy or ArrivalOrder()
-        self._hosts = [_HostState(host, order) for host in engine.hosts]
+
+        def state_of(host: Host) -> _HostState:
+            limits = host.limits.circuit if circuits else None
+            return _HostState(host, order, HostCircuits(host.name, limits, stirred=self._stir))
+
+        self._stirred = anyio.Event()
+        self._hosts = [state_of(host) for host in engine.hosts]
         self._loads = loads
         self.max_wait = max_wait
         """How long a job may wait for its model and a place."""
@@ -129,31 +153,94 @@ class Admission:
     async def admit(self, entry: Entry) -> AsyncIterator[Admitted]:
         """Wait until the model is loaded and a place is free; hold the place for the body.
 
-        Raises `EngineError`: the load's own failure, `UNREACHABLE` when the host was away for
-        longer than `engine_patience`, or `BUSY` after `max_wait`.
+        How the body ends counts on the circuits: it must be the call.
+
+        Raises `EngineError`: the load's own failure, `CircuitOpen` where no host may be asked,
+        `UNREACHABLE` when the host was away for longer than `engine_patience`, or `BUSY` after
+        `max_wait`.
         """
-        state = min(self._hosts, key=lambda candidate: candidate.in_use)
-        state.in_use += 1
-        try:
-            with ExitStack() as held:
+        with ExitStack() as held:
+            try:
+                with anyio.fail_after(self.max_wait.total_seconds()):
+                    admitted = await self._enter(entry, held)
+            except TimeoutError:
+                raise AdmissionTimeout(
+                    FailureClass.BUSY,
+                    f"model {entry.model!r} was not to be had on {self._host_names} within "
+                    f"{self.max_wait.total_seconds():g} s (worker.max_wait)",
+                ) from None
+            yield admitted
+
+    async def _enter(self, entry: Entry, held: ExitStack) -> Admitted:
+        """Get a host, its model and a place, and leave in `held` what gives them back."""
+        while True:
+            state = await self._choose(entry)
+            with ExitStack() as trial:
+                state.in_use += 1
+                trial.callback(state.left)
                 try:
-                    with anyio.fail_after(self.max_wait.total_seconds()):
-                        load_seconds = await self._outwait(state, entry)
-                        entry.on_phase(Phase.WAITING)
-                        for places in state.places_for(entry):
-                            ticket = await places.acquire(
-                                entry.model, express=entry.express, share=entry.share
-                            )
-                            held.callback(places.release, ticket)
-                except TimeoutError:
-                    raise AdmissionTimeout(
-                        FailureClass.BUSY,
-                        f"model {entry.model!r} was not to be had on {state.host.name} within "
-                        f"{self.max_wait.total_seconds():g} s (worker.max_wait)",
-                    ) from None
-                yield Admitted(state.host, load_seconds)
-        finally:
-            state.in_use -= 1
+                    load_seconds = await self._outwait(state, entry)
+                except CircuitOpen:
+                    continue  # it has opened meanwhile: another host may be asked, or nobody
+                entry.on_phase(Phase.WAITING)
+                for places in state.places_for(entry):
+                    ticket = await places.acquire(
+                        entry.model, express=entry.express, share=entry.share
+                    )
+                    trial.callback(places.release, ticket)
+                # Only now: while it waited, others may have found out that nobody answers.
+                if state.circuits.outlook(entry.circuit) is Outlook.PASSES:
+                    trial.enter_context(state.circuits.call(entry.circuit, entry.on_circuit))
+                    held.push(trial.pop_all())
+                    return Admitted(state.host, load_seconds)
+
+    async def _choose(self, entry: Entry) -> _HostState:
+        """Return the host to ask, or raise `CircuitOpen` where every one has a circuit against it."""
+        while True:
+            looks = [(state.circuits.outlook(entry.circuit), state) for state in self._hosts]
+            passing = [state for look, state in looks if look is Outlook.PASSES]
+            if passing:
+                return min(passing, key=lambda candidate: candidate.in_use)
+            if not any(look is Outlook.WAITS for look, _ in looks):
+                refusals = [state.circuits.refusal(entry.circuit) for state in self._hosts]
+                raise min(refusals, key=lambda refusal: refusal.retry_after)
+            entry.on_phase(Phase.WAITING)
+            await self._stirred.wait()
+
+    def _stir(self) -> None:
+        """Let those look again who wait for the probes of a circuit."""
+        self._stirred.set()
+        self._stirred = anyio.Event()
+
+    @property
+    def _host_names(self) -> str:
+        return " or ".join(state.host.name for state in self._hosts)
+
+    def may_run(self, model: str, operation: Operation) -> bool:
+        """Tell whether some host would let a call through now."""
+        name = circuit_name(operation, model)
+        return any(state.circuits.outlook(name) is Outlook.PASSES for state in self._hosts)
+
+    @property
+    def closings(self) -> int:
+        """How often circuits have closed so far."""
+        return sum(state.circuits.closings for state in self._hosts)
+
+    def circuits(self) -> list[CircuitStanding]:
+        """Return how the circuits of all hosts stand."""
+        return [one for state in self._hosts for one in state.circuits.standings()]
+
+    def reset_circuits(
+        self, circuit: str | None = None, *, host: str | None = None
+    ) -> list[CircuitStanding]:
+        """Close circuits, by default all of them, and return how these stand."""
+        closed = {
+            (state.host.name, name)
+            for state in self._hosts
+            if host in {None, state.host.name}
+            for name in state.circuits.reset(circuit)
+        }
+        return [one for one in self.circuits() if (one.host, one.circuit) in closed]
 
     def succeeded(self, host: Host, entry: Entry) -> None:
         """Note that a call was answered: the model is loaded for a while."""
@@ -179,6 +266,7 @@ class Admission:
             except EngineError as error:
                 if error.failure is not FailureClass.UNREACHABLE:
                     raise
+                state.circuits.check(entry.circuit)
                 now = anyio.current_time()
                 give_up_at = give_up_at or now + self._engine_patience
                 if now + pause > give_up_at:
@@ -189,12 +277,16 @@ class Admission:
 
     async def _ensure_loaded(self, state: _HostState, entry: Entry) -> float | None:
         """Load the model unless it is; return how long a load was waited for, in seconds."""
+        if entry.loads_itself:
+            return None
         key = _key(entry)
         if state.loaded_until.get(key, 0.0) > anyio.current_time():
             return None
         load = state.loads.get(key)
         if load is None:
-            if canonical_model_name(entry.model) in await _loaded_models(state.host):
+            with state.circuits.look(entry.on_circuit):
+                listed = await _loaded_models(state.host)
+            if canonical_model_name(entry.model) in listed:
                 state.loaded_until[key] = anyio.current_time() + _FRESH_FOR
                 return None
             # Somebody else may have begun it while the host was asked, or even ended it.
@@ -209,18 +301,22 @@ class Admission:
         await load.done.wait()
         if load.error is not None:
             # Each waiter raises an error of its own: one shared would gather all their traces.
+            if blamed(load.error.failure) is Blamed.MODEL:
+                # No waiter's job is at fault: where that has opened the circuit, none spends an
+                # attempt.
+                state.circuits.check(entry.circuit)
             raise load.error.copy() from load.error
         return anyio.current_time() - began
 
     async def _load(self, state: _HostState, entry: Entry, load: _Load) -> None:
         key = _key(entry)
-        limit = state.host.limits.load_timeout
         load.error = EngineError(FailureClass.UNREACHABLE, "the worker is stopping")
         try:
             async with state.one_load:
                 began = anyio.current_time()
-                with anyio.fail_after(limit.total_seconds()):
-                    await state.host.load(entry.model, entry.operation)
+                # Here, so that a load that fails counts once, however many wait for it.
+                with state.circuits.load(entry.circuit, entry.on_circuit):
+                    await _load_in_time(state.host, entry)
             load.error = None
             # To make room the host may have thrown out any other model.
             state.loaded_until.clear()
@@ -231,23 +327,32 @@ class Admission:
                 host=state.host.name,
                 seconds=round(anyio.current_time() - began, 3),
             )
-        except TimeoutError:
-            load.error = EngineError(
-                FailureClass.TIMEOUT,
-                f"model {entry.model!r} did not load on {state.host.name} within "
-                f"{limit.total_seconds():g} s",
-            )
         except EngineError as error:
             load.error = error
-        except Exception as error:  # noqa: BLE001  # a bug in an engine plugin must not end the worker
-            _log.exception("an engine's load raised what it must not", host=state.host.name)
-            load.error = EngineError(FailureClass.CRASHED, f"loading raised {error!r}")
         finally:
             # Also when the worker ends: nobody may wait for a load that is gone.
             if load.error is not None:
                 _log.warning("model not loaded", model=entry.model, reason=str(load.error))
             del state.loads[key]
             load.done.set()
+
+
+async def _load_in_time(host: Host, entry: Entry) -> None:
+    """Load a model within the host's own limit; raises `EngineError` whatever goes wrong."""
+    seconds = host.limits.load_timeout.total_seconds()
+    try:
+        with anyio.fail_after(seconds):
+            await host.load(entry.model, entry.operation)
+    except TimeoutError:
+        raise EngineError(
+            FailureClass.TIMEOUT,
+            f"model {entry.model!r} did not load on {host.name} within {seconds:g} s",
+        ) from None
+    except EngineError:
+        raise
+    except Exception as error:  # a bug in an engine plugin must not end the worker
+        _log.exception("an engine's load raised what it must not", host=host.name)
+        raise EngineError(FailureClass.CRASHED, f"loading raised {error!r}") from error
 
 
 async def _loaded_models(host: Host) -> frozenset[str]:

@@ -13,7 +13,9 @@ from worker_core._runtime.backoffs import Backoffs
 from worker_core._runtime.consumer import Consumer
 from worker_core._runtime.context import Surroundings, view_of
 from worker_core._runtime.execution import Execution, RunParts
+from worker_core._runtime.fallbacks import FallbackChain
 from worker_core._runtime.inner import InnerParts, InnerRuns
+from worker_core._runtime.known_models import KnownModels
 from worker_core._runtime.observers import notifier
 from worker_core._runtime.settlement import Settler
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from worker_core._observe.metrics import WorkerMetrics
+    from worker_core._runtime.control import Control
     from worker_core._runtime.feeds import Feed
     from worker_core._runtime.plugins import Composition
     from worker_core._runtime.pump import Pump
@@ -39,6 +42,7 @@ class Assembly:
     settings: CoreSettings
     composition: Composition
     metrics: WorkerMetrics
+    control: Control
     pump: Pump
     redis: Redis
     loads: TaskGroup
@@ -54,12 +58,16 @@ class Assembly:
             metrics=self.metrics,
             results=settings.results,
             outage_seconds=settings.redis.outage_timeout.total_seconds(),
+            max_circuit_wait=settings.worker.max_circuit_wait,
             max_started_attempts=settings.queue.max_started_attempts,
             log_each_job=settings.log.level == "debug",
         )
-        admission = self._admission()
+        admission = self.control.admission = self._admission()
+        if admission is not None:
+            self.metrics.watch_circuits(admission.circuits)
         notify = notifier(composition.observers)
-        inner = self._inner_parts(feeds, admission)
+        fallbacks = self._fallbacks(admission)
+        inner = self._inner_parts(feeds, admission, fallbacks)
 
         def execution(feed: Feed) -> Execution:
             queue, name = feed.queue, feed.job_type.name
@@ -72,6 +80,7 @@ class Assembly:
                     keeper=feed.keeper,
                     redis=self.redis,
                     admission=admission,
+                    fallbacks=fallbacks,
                     inner=InnerRuns(inner, frozenset({name}), express=feed.spec.express),
                     pump=self.pump,
                     stream_ttl=settings.results.stream_ttl,
@@ -84,6 +93,7 @@ class Assembly:
                         composition.backoffs,
                         partial(view_of, queue=queue.keys.name, job_type=name),
                     ),
+                    dead_letters=feed.dead_letters,
                     max_started=settings.queue.max_started_attempts,
                 ),
                 cancels=feed.cancels,
@@ -103,7 +113,9 @@ class Assembly:
     def _slots_of(self, feed: Feed) -> int:
         return feed.spec.concurrency or self.settings.worker.concurrency
 
-    def _inner_parts(self, feeds: Sequence[Feed], admission: Admission | None) -> InnerParts:
+    def _inner_parts(
+        self, feeds: Sequence[Feed], admission: Admission | None, fallbacks: FallbackChain | None
+    ) -> InnerParts:
         slots = Counter[str]()
         for feed in feeds:
             slots[feed.job_type.name] += self._slots_of(feed)
@@ -111,8 +123,18 @@ class Assembly:
             worker_id=self.settings.worker.id,
             metrics=self.metrics,
             admission=admission,
+            fallbacks=fallbacks,
             job_types={one.name: one for one in self.composition.job_types},
             slots=slots,
+        )
+
+    def _fallbacks(self, admission: Admission | None) -> FallbackChain | None:
+        engine, strategies = self.composition.engine, self.composition.fallbacks
+        if engine is None or admission is None or not strategies:
+            return None
+        known = KnownModels(engine.hosts, admission.may_run)
+        return FallbackChain(
+            strategies, models=known.of, redis=self.redis, count=self.metrics.fallback_asked
         )
 
     def _admission(self) -> Admission | None:
@@ -120,5 +142,9 @@ class Assembly:
         if engine is None:
             return None
         return Admission(
-            engine, self.loads, max_wait=worker.max_wait, engine_patience=worker.engine_patience
+            engine,
+            self.loads,
+            max_wait=worker.max_wait,
+            engine_patience=worker.engine_patience,
+            circuits=worker.circuits,
         )

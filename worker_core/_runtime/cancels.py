@@ -6,7 +6,7 @@ stopped, or failed, for it. A message may come so late that another job has the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from worker_core._runtime.keeper import Keeper
     from worker_core.redis import Connector
 
-__all__ = ["Cancels", "hear_wishes"]
+__all__ = ["Cancels", "Listener", "hear_channels"]
 
 _log = structlog.get_logger("worker_core.cancels")
 
@@ -191,10 +191,27 @@ class Cancels:
             _log.info("a waiting job is cancelled", queue=self._queue.keys.name, job_id=job_id)
 
 
-async def hear_wishes(connector: Connector, cancels: Iterable[Cancels]) -> NoReturn:
-    """Listen for the wishes of all queues, on one connection, and hand them on."""
-    by_channel: dict[str, list[Cancels]] = {}
-    for one in cancels:
+class Listener(Protocol):
+    """Who is told what comes on a channel."""
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        ...
+
+    def hear(self, message: str) -> None:
+        """Take a message; must not block."""
+        ...
+
+    def hears(self, *, all_of_them: bool) -> None:
+        """Learn whether from now on every message is heard."""
+        ...
+
+
+async def hear_channels(connector: Connector, listeners: Iterable[Listener]) -> NoReturn:
+    """Listen to all channels on one connection, and hand on what comes."""
+    by_channel: dict[str, list[Listener]] = {}
+    for one in listeners:
         by_channel.setdefault(one.channel, []).append(one)
 
     def hand_on(channel: str, message: bytes) -> None:

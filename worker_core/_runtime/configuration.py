@@ -16,6 +16,7 @@ from worker_core._runtime.plugins import PluginClass, compose, import_plugin
 from worker_core._runtime.sources import DEFAULT, Layers, Table
 from worker_core.config import (
     CoreSettings,
+    DeadLetterSettings,
     LogSettings,
     QueueSettings,
     RedisSettings,
@@ -40,6 +41,7 @@ CORE_TABLES: tuple[type[Any], ...] = (
     RedisSettings,
     QueueSettings,
     ResultSettings,
+    DeadLetterSettings,
     LogSettings,
 )
 
@@ -52,6 +54,8 @@ KNOWN_VARIABLES: dict[str, tuple[str, ...]] = {
     "WORKER_BATCH_SIZE": ("embeddings",),
     "ENABLE_BATCH_PROCESSING": ("embeddings",),
     "BATCH_TIMEOUT": ("embeddings",),
+    "ENABLE_MODEL_FALLBACK": ("fallback_model",),
+    "FALLBACK_MODELS": ("fallback_model",),
     "METRICS_ENABLED": ("health",),
     "MAX_CONCURRENT_REQUESTS": ("ollama",),
     "OLLAMA_API_KEY": ("ollama",),
@@ -83,7 +87,8 @@ class Configuration:
 
     def compose(self) -> Composition:
         """Build the plugins; raises `PluginError`."""
-        return compose(self.plugins, engine=self.core.worker.engine)
+        worker = self.core.worker
+        return compose(self.plugins, engine=worker.engine, fallbacks=worker.fallbacks)
 
 
 def load(

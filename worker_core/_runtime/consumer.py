@@ -29,6 +29,7 @@ __all__ = ["Consumer", "Slot"]
 _log = structlog.get_logger("worker_core.consumer")
 
 _LONGEST_LIMIT_MS = 30_000
+_PAUSE_LOOK_SECONDS = 1.0
 _CLAIM_SECONDS = 30.0
 """Longer than any reply: the link gives a sent call up before."""
 _REFUSED_PAUSE_MS = 1000
@@ -73,12 +74,13 @@ class Consumer:
     ) -> None:
         self._queue = queue
         self._execution = execution
+        self._pause = execution.pause
         self._nothing_waits = nothing_waits
         worker = uuid4().hex
         self._slots = [Slot(f"{worker}:{number}") for number in range(concurrency)]
         self._idle: deque[Slot] = deque()
         self._slot_freed = anyio.Event()
-        self._marker = MarkerWatch(queue, has_free_slot=lambda: bool(self._idle))
+        self._marker = MarkerWatch(queue, has_free_slot=self._could_claim)
         self._closing = False
         self._claiming = anyio.CancelScope()
         self._end_by = math.inf
@@ -206,13 +208,19 @@ class Consumer:
             await self._wait_for_work(claim)
 
     async def _free_slot(self) -> Slot:
-        while not self._idle or self._limited_until > trio.current_time():
+        while not self._could_claim():
             if self._idle:
-                await trio.sleep_until(self._limited_until)
+                # A pause may be over before: what a job meets, or an operator, has closed a circuit.
+                pause_ends = min(self._pause.until, trio.current_time() + _PAUSE_LOOK_SECONDS)
+                await trio.sleep_until(max(self._limited_until, pause_ends))
                 continue
             self._slot_freed = anyio.Event()
             await self._slot_freed.wait()
         return self._idle.popleft()
+
+    def _could_claim(self) -> bool:
+        held_until = max(self._limited_until, self._pause.until)
+        return bool(self._idle) and held_until <= trio.current_time()
 
     def _limited(self, limited_ms: int) -> None:
         """Claim nothing while the queue is held back; a long time is asked about in between."""

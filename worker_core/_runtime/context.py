@@ -14,10 +14,13 @@ import structlog
 from worker_core._bullmq.streams import Place
 from worker_core._bullmq.telemetry import read_telemetry
 from worker_core._runtime.children import Children
-from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.engine_calls import GuardedEngine
+from worker_core._runtime.engine_use import EngineUse
+from worker_core._runtime.no_engine import NoEngine
 from worker_core._runtime.progress import ProgressReporter
 from worker_core._runtime.tokens import TokenStream, end_of_run
 from worker_core.engine import ChatChunk
+from worker_core.fallback import Asker
 from worker_core.job import Job, JobEvent, JobStep, Outcome
 
 if TYPE_CHECKING:
@@ -29,11 +32,13 @@ if TYPE_CHECKING:
     from worker_core._bullmq.job import StoredJob
     from worker_core._bullmq.queue import Queue
     from worker_core._runtime.admission import Admission
+    from worker_core._runtime.fallbacks import FallbackChain
     from worker_core._runtime.inner import InnerRuns
     from worker_core._runtime.keeper import Keeper
     from worker_core._runtime.pump import Pump
     from worker_core._runtime.scope import JobScope
     from worker_core.children import ChildJobs
+    from worker_core.circuit import CircuitChange
     from worker_core.errors import FailureClass
     from worker_core.inner import InnerResult, InnerTypes
     from worker_core.job import EngineCalls
@@ -53,6 +58,8 @@ class Surroundings:
     redis: Redis
     admission: Admission | None
     """The way to the engine; `None` where the worker has none."""
+    fallbacks: FallbackChain | None = None
+    """What is asked when a call to it fails."""
     inner: InnerRuns
     """The other job types, as one that runs them within its jobs sees them."""
     pump: Pump
@@ -79,6 +86,7 @@ class Context:
         "began_at",
         "queue_wait",
         "stored",
+        "tenant",
         "use",
         "warnings",
     )
@@ -105,6 +113,8 @@ class Context:
             self.queue_wait = max(0.0, stored.processed_on_ms - due_ms) / 1000
         self.use: EngineUse | None = None
         """What it used of the engine; `None` as long as it has not asked for one."""
+        self.tenant: str | None = None
+        """Whom the job is for, as its job type says."""
         self.warnings: list[str] = []
         self._ended = False
         self._job: Job | None = None
@@ -132,7 +142,14 @@ class Context:
             else:
                 self.use = EngineUse()
                 self._engine = GuardedEngine(
-                    admission, self._scope, self._around.express, self._admitted, self.use
+                    admission,
+                    self._scope,
+                    self._around.express,
+                    self._admitted,
+                    self.use,
+                    fallbacks=self._around.fallbacks,
+                    asker=self._asker,
+                    on_circuit=None if self._around.notify is None else self._circuit_changed,
                 )
         return self._engine
 
@@ -249,6 +266,7 @@ class Context:
         reason: str | None = None,
         failure: FailureClass | None = None,
         run_seconds: float | None = None,
+        circuit: CircuitChange | None = None,
     ) -> None:
         """Tell the observers, of whom there must be some, of a step of the job's life."""
         assert self._around.notify is not None
@@ -261,8 +279,15 @@ class Context:
                 reason=reason,
                 failure=failure,
                 run_seconds=run_seconds,
+                circuit=circuit,
             )
         )
+
+    def _asker(self) -> Asker:
+        return Asker(job=self.job, tenant=self.tenant)
+
+    def _circuit_changed(self, change: CircuitChange) -> None:
+        self.tell(JobStep.CIRCUIT_CHANGED, circuit=change)
 
     def _admitted(self, model: str) -> None:
         if self._around.notify is not None:

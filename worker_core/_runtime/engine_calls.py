@@ -9,15 +9,20 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from datetime import timedelta
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
 import attrs
 
-from worker_core._observe.metrics import EngineFigures
 from worker_core._runtime.admission import Admission, AdmissionTimeout, Entry
+from worker_core._runtime.call_clock import CallClock
+from worker_core._runtime.chat_output import ChatOutput
+from worker_core._runtime.circuits import Blamed, blamed
+from worker_core._runtime.fallbacks import FallbackChain, Search
 from worker_core.engine import (
     ChatAnswer,
     ChatCall,
@@ -25,105 +30,38 @@ from worker_core.engine import (
     EmbedAnswer,
     EmbedCall,
     EngineProgress,
-    HostLimits,
     Operation,
     Phase,
 )
-from worker_core.errors import EngineError, FailureClass
+from worker_core.errors import CircuitOpen, EngineError, FailureClass
+from worker_core.fallback import Asker, CallLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
+    from worker_core._runtime.circuits import TellChange
+    from worker_core._runtime.engine_use import EngineUse
+    from worker_core._runtime.fallbacks import Found
     from worker_core._runtime.scope import JobScope
+    from worker_core.circuit import CircuitChange
     from worker_core.engine import Host
     from worker_core.job import JobContext
 
-__all__ = ["EngineUse", "GuardedEngine", "NoEngine", "shared_out"]
+__all__ = ["GuardedEngine", "shared_out"]
 
 AnswerT = TypeVar("AnswerT", ChatAnswer, EmbedAnswer)
+CallT = TypeVar("CallT", ChatCall, EmbedCall)
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 4.0
 _UNLOADING: tuple[object, ...] = (0, "0", "0s", "0m")
 """What a call says by which the host unloads the model behind it."""
 
+_THE_HOSTS = CallLimits()
+"""No clock is shorter than the host's own."""
+
 _RETRIED = frozenset({FailureClass.BUSY, FailureClass.UNREACHABLE, FailureClass.CRASHED})
 """What may pass in a moment. A time-out is not among them: it took the time that a retry needs."""
-
-
-@attrs.define
-class EngineUse:
-    """What a job used of the engine; the envelope and the metrics are made of it. Seconds."""
-
-    model_asked: str | None = None
-    model_used: str | None = None
-    admission_seconds: float = 0.0
-    load_seconds: float | None = None
-    first_token_seconds: float | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    tokens_per_second: float | None = None
-    warnings: list[str] = attrs.field(factory=list)
-
-    def figures(self) -> EngineFigures | None:
-        """Return what is measured of it; `None` where the engine was asked for nothing."""
-        if self.model_asked is None:
-            return None
-        return EngineFigures(
-            model=self.model_used or self.model_asked,
-            answered=self.model_used is not None,
-            admission=self.admission_seconds,
-            load=self.load_seconds,
-            first_token=self.first_token_seconds,
-            tokens_per_second=self.tokens_per_second,
-        )
-
-
-class _Clock:
-    """The clocks of one call: first token, between tokens, total. Each piece is a sign of life.
-
-    The deadline in force carries the words for what it waits for, so the failure need not guess.
-    """
-
-    def __init__(self) -> None:
-        self._limits = HostLimits()
-        self._scope = anyio.CancelScope()
-        self._ends_at = math.inf
-        self._waiting_for = ""
-        self.began_at = 0.0
-        self.first_at: float | None = None
-
-    @contextmanager
-    def running(self, host: Host, operation: Operation) -> Iterator[None]:
-        self._limits = host.limits
-        self.began_at = anyio.current_time()
-        self._ends_at = self.began_at + self._limits.total_timeout.total_seconds()
-        # Vectors come all at once: only the whole has a clock there.
-        first = math.inf if operation is Operation.EMBED else self._first_token_seconds
-        self._expect("first token", first)
-        with self._scope:
-            yield
-        if self._scope.cancelled_caught:
-            raise EngineError(FailureClass.TIMEOUT, f"{host.name} gave no {self._waiting_for}")
-
-    @property
-    def _first_token_seconds(self) -> float:
-        return self._limits.first_token_timeout.total_seconds()
-
-    def beat(self) -> None:
-        """Note a sign of life."""
-        if self.first_at is None:
-            self.first_at = anyio.current_time()
-        self._expect("next token", self._limits.between_tokens_timeout.total_seconds())
-
-    def _expect(self, what: str, seconds: float) -> None:
-        at = anyio.current_time() + seconds
-        if at < self._ends_at:
-            self._scope.deadline, self._waiting_for = at, f"{what} within {seconds:g} s"
-        else:
-            total = self._limits.total_timeout.total_seconds()
-            self._scope.deadline, self._waiting_for = self._ends_at, f"whole answer in {total:g} s"
 
 
 class _Line:
@@ -157,6 +95,10 @@ class GuardedEngine:
     use: EngineUse
     share: float = 1.0
     """How much of a host's places those who give way may hold while others wait; 1 for others."""
+    _fallbacks: FallbackChain | None = None
+    asker: Callable[[], Asker] | None = None
+    """Says whom its calls are made for; there where fallbacks are."""
+    _on_circuit: TellChange | None = None
     _line: _Line | None = attrs.field(default=None, init=False)
 
     async def chat(
@@ -167,50 +109,93 @@ class GuardedEngine:
         on_chunk: Callable[[ChatChunk], None] | None = None,
     ) -> ChatAnswer:
         """Wait for the model and a place, and generate an answer."""
-        report = on_progress or _ignore
-        tokens = 0
+        output = ChatOutput(on_progress or _ignore, on_chunk)
 
-        async def attempt(host: Host, clock: _Clock) -> ChatAnswer:
+        async def make(call: ChatCall, limits: CallLimits) -> ChatAnswer:
+            output.begin_anew()
+            answer = await self._chat(call, limits, output)
+            self.use.prompt_tokens += answer.prompt_eval_count or 0
+            self.use.completion_tokens += answer.eval_count or 0
+            if answer.eval_count and answer.eval_duration:
+                self.use.tokens_per_second = answer.eval_count / (answer.eval_duration / 1e9)
+            return answer
+
+        return await self._answer(call, ChatAnswer, make, [self], [self], output.take_whole)
+
+    async def _chat(self, call: ChatCall, limits: CallLimits, output: ChatOutput) -> ChatAnswer:
+        async def attempt(host: Host, clock: CallClock) -> ChatAnswer:
             def take(chunk: ChatChunk) -> None:
-                nonlocal tokens
-                tokens += 1
                 clock.beat()
-                report(EngineProgress(Phase.GENERATING, tokens))
-                if on_chunk is not None:
-                    on_chunk(chunk)
+                output.take(chunk)
 
-            report(EngineProgress(Phase.GENERATING))
+            output.report(EngineProgress(Phase.GENERATING))
             return await host.chat(call, take)
 
-        entry = self._entry(call, Operation.CHAT, report)
-        answer = await self._call(entry, attempt, [self])
-        self.use.prompt_tokens += answer.prompt_eval_count or 0
-        self.use.completion_tokens += answer.eval_count or 0
-        if answer.eval_count and answer.eval_duration:
-            self.use.tokens_per_second = answer.eval_count / (answer.eval_duration / 1e9)
-        return answer
+        entry = self._entry(call, Operation.CHAT, output.report)
+        return await self._call(entry, attempt, [self], limits)
 
     async def embed(
         self, call: EmbedCall, *, together_with: Sequence[JobContext] = ()
     ) -> EmbedAnswer:
         """Wait for the model and a place, and compute the vectors."""
         owners = _owners(call, together_with) or [self] * len(call.input)
+        jobs = list({id(owner): owner for owner in owners}.values()) or [self]
 
-        async def attempt(host: Host, _: _Clock) -> EmbedAnswer:
+        async def make(call: EmbedCall, limits: CallLimits) -> EmbedAnswer:
+            answer = await self._embed(call, limits, jobs)
+            tokens = shared_out(answer.prompt_eval_count or 0, [len(text) for text in call.input])
+            for owner, share in zip(owners, tokens, strict=True):
+                owner.use.prompt_tokens += share
+            return answer
+
+        return await self._answer(call, EmbedAnswer, make, jobs, owners)
+
+    async def _embed(
+        self, call: EmbedCall, limits: CallLimits, jobs: Sequence[GuardedEngine]
+    ) -> EmbedAnswer:
+        async def attempt(host: Host, _: CallClock) -> EmbedAnswer:
             return await host.embed(call)
 
-        jobs = list({id(owner): owner for owner in owners}.values()) or [self]
         entry = self._entry(call, Operation.EMBED, _ignore)
         entry = attrs.evolve(
             entry,
             express=any(job.express for job in jobs),
             share=max(job.share for job in jobs),
         )
-        answer = await self._call(entry, attempt, jobs)
-        tokens = shared_out(answer.prompt_eval_count or 0, [len(text) for text in call.input])
-        for owner, share in zip(owners, tokens, strict=True):
-            owner.use.prompt_tokens += share
-        return answer
+        return await self._call(entry, attempt, jobs, limits)
+
+    async def _answer(
+        self,
+        call: CallT,
+        kind: type[AnswerT],
+        make: Callable[[CallT, CallLimits], Awaitable[AnswerT]],
+        jobs: Sequence[GuardedEngine],
+        owners: Sequence[GuardedEngine],
+        on_kept: Callable[[AnswerT], None] | None = None,
+    ) -> AnswerT:
+        """Answer a call by itself, or by a fallback; `on_kept` is told of an answer none was made for."""
+        chain = self._fallbacks
+        if chain is None:
+            return await make(call, _THE_HOSTS)
+        asked = chain.asked(call, [owner.asker() for owner in owners if owner.asker])
+        search = Search(asked=asked, kind=kind, make=make, time_left=partial(_least_left, jobs))
+        found = await chain.before(search)
+        if found is None:
+            try:
+                answer = await make(call, _THE_HOSTS)
+            except EngineError as error:
+                failure = error
+            else:
+                await chain.tell(asked, answer)
+                return answer
+            found = await chain.after(search, failure)
+            if found is None:
+                raise failure
+        if found.kept and on_kept is not None:
+            on_kept(found.answer)
+        for job in jobs:
+            job.note_fallback(call.model, found)
+        return found.answer
 
     @contextmanager
     def waiting(self, model: str) -> Iterator[None]:
@@ -239,30 +224,44 @@ class GuardedEngine:
         operation: Operation,
         report: Callable[[EngineProgress], None],
     ) -> Entry:
+        # What the host has loaded is not what such a call wants, nor what the next one will.
+        loads_itself = isinstance(call, ChatCall) and call.context_length is not None
         return Entry(
             model=call.model,
             operation=operation,
             express=self.express,
             share=self.share,
             on_phase=lambda phase: report(EngineProgress(phase)),
-            stays_loaded=call.keep_alive not in _UNLOADING,
+            stays_loaded=call.keep_alive not in _UNLOADING and not loads_itself,
+            loads_itself=loads_itself,
+            on_circuit=None if self._on_circuit is None else self._note_circuit,
         )
 
     async def _call(
         self,
         entry: Entry,
-        attempt: Callable[[Host, _Clock], Awaitable[AnswerT]],
+        attempt: Callable[[Host, CallClock], Awaitable[AnswerT]],
         jobs: Sequence[GuardedEngine],
+        limits: CallLimits,
     ) -> AnswerT:
         """Make the call, again where it failed before its first token, within the jobs' time."""
         for job in jobs:
             job.use.model_asked = job.use.model_asked or entry.model
         failures = 0
+        model_failed: EngineError | None = None
         while True:
-            clock = _Clock()
+            clock = CallClock(limits)
             try:
                 return await self._attempt(entry, attempt, clock, jobs)
+            except CircuitOpen:
+                if model_failed is not None:
+                    # Its circuit has opened over this very call: a call that kills the model each
+                    # time must spend its job's attempts, or it would be put back for ever.
+                    raise model_failed from None
+                raise
             except EngineError as error:
+                if blamed(error.failure) is Blamed.MODEL:
+                    model_failed = error
                 if (
                     failures >= self._admission.max_retries
                     or clock.first_at is not None
@@ -276,8 +275,8 @@ class GuardedEngine:
     async def _attempt(
         self,
         entry: Entry,
-        attempt: Callable[[Host, _Clock], Awaitable[AnswerT]],
-        clock: _Clock,
+        attempt: Callable[[Host, CallClock], Awaitable[AnswerT]],
+        clock: CallClock,
         jobs: Sequence[GuardedEngine],
     ) -> AnswerT:
         async with AsyncExitStack() as stack:
@@ -300,16 +299,26 @@ class GuardedEngine:
     def note_admission(self, model: str, load_seconds: float | None) -> None:
         """Note that a call for the job has its model and its place."""
         self._note_load(load_seconds)
-        # A job that shares a call may have gone: whoever watches it has been told of its end.
-        if self.scope.reason is None and not self.scope.is_settling:
+        # Whoever watches a job that has gone has been told of its end.
+        if not self._has_ended:
             self._on_admitted(model)
+
+    def _note_circuit(self, change: CircuitChange) -> None:
+        """Note that what was asked for the job has changed a circuit."""
+        if self._on_circuit is not None and not self._has_ended:
+            self._on_circuit(change)
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether its job may have gone, as one that shares a call or a load."""
+        return self.scope.reason is not None or self.scope.is_settling
 
     def _note_load(self, seconds: float | None) -> None:
         """Add up loads: those that admission waited for, and what the engine tells of its own."""
         if seconds is not None:
             self.use.load_seconds = (self.use.load_seconds or 0.0) + seconds
 
-    def note_answer(self, entry: Entry, answer: ChatAnswer | EmbedAnswer, clock: _Clock) -> None:
+    def note_answer(self, entry: Entry, answer: ChatAnswer | EmbedAnswer, clock: CallClock) -> None:
         """Note what a call for the job was answered with, but for its tokens."""
         use = self.use
         use.model_used = answer.model or entry.model
@@ -318,6 +327,16 @@ class GuardedEngine:
             self._note_load(answer.load_duration / 1e9)
         if use.first_token_seconds is None and clock.first_at is not None:
             use.first_token_seconds = clock.first_at - clock.began_at
+
+    def note_fallback(self, model_asked: str, found: Found[AnswerT]) -> None:
+        """Note that a fallback has answered a call for the job."""
+        use = self.use
+        use.fallback = found.use
+        if found.kept:
+            # No call has noted it. Of the engine it has used nothing.
+            use.model_asked = use.model_asked or model_asked
+            use.model_used = found.answer.model
+            use.warnings.extend(found.answer.warnings)
 
 
 @contextmanager
@@ -333,6 +352,12 @@ def _waiting(jobs: Sequence[GuardedEngine]) -> Iterator[None]:
         finally:
             for job in jobs:
                 job.use.admission_seconds += anyio.current_time() - asked_at
+
+
+def _least_left(jobs: Sequence[GuardedEngine]) -> timedelta | None:
+    """Return the time of the job that has the least left."""
+    times = [job.scope.time_left for job in jobs]
+    return min((time for time in times if time is not None), default=None)
 
 
 def _owners(call: EmbedCall, together_with: Sequence[JobContext]) -> list[GuardedEngine]:
@@ -358,40 +383,6 @@ def shared_out(total: int, sizes: Sequence[int]) -> list[int]:
 def _may_pass(error: EngineError) -> bool:
     """Tell whether the same call may do better in a moment."""
     return error.failure in _RETRIED and not isinstance(error, AdmissionTimeout)
-
-
-class NoEngine:
-    """`JobContext.engine` of a worker without an engine."""
-
-    def waiting(self, model: str) -> AbstractContextManager[None]:  # noqa: ARG002  # the protocol's
-        """Do nothing: whatever is waited for fails at once."""
-        return nullcontext()
-
-    async def chat(
-        self,
-        call: ChatCall,
-        *,
-        on_progress: Callable[[EngineProgress], None] | None = None,  # noqa: ARG002  # the protocol's
-        on_chunk: Callable[[ChatChunk], None] | None = None,  # noqa: ARG002  # the protocol's
-    ) -> ChatAnswer:
-        """Raise `EngineError`."""
-        raise _no_engine(call.model)
-
-    async def embed(
-        self,
-        call: EmbedCall,
-        *,
-        together_with: Sequence[JobContext] = (),  # noqa: ARG002  # the protocol's
-    ) -> EmbedAnswer:
-        """Raise `EngineError`."""
-        raise _no_engine(call.model)
-
-
-def _no_engine(model: str) -> EngineError:
-    return EngineError(
-        FailureClass.UNREACHABLE,
-        f"nothing runs {model!r}: this worker has no engine; set [worker] engine, or --engine",
-    )
 
 
 def _ignore(_: EngineProgress) -> None:

@@ -9,7 +9,7 @@ import attrs
 import orjson
 from cattrs.preconf.orjson import make_converter
 
-from worker_core._runtime.engine_calls import EngineUse
+from worker_core._runtime.engine_use import EngineUse
 from worker_core.engine import ChatAnswer, EmbedAnswer
 from worker_core.strict_json import dumps
 
@@ -51,7 +51,7 @@ class Envelope:
                 ),
                 "total_ms": _ms(self.total),
             },
-            "fallback": None,
+            "fallback": _fallback(use),
             "attempt": self.attempt,
             "worker": self.worker,
             "warnings": [*use.warnings, *self.warnings],
@@ -60,6 +60,14 @@ class Envelope:
 
 def _model(use: EngineUse) -> dict[str, str | None]:
     return {"asked": use.model_asked, "used": use.model_used}
+
+
+def _fallback(use: EngineUse) -> dict[str, object] | None:
+    if use.fallback is None:
+        return None
+    own = {"strategy": use.fallback.strategy, "reason": use.fallback.reason}
+    # First, for they are read first; and again, for a plugin's detail must not say otherwise.
+    return {**own, **use.fallback.detail, **own}
 
 
 def _usage(use: EngineUse) -> dict[str, int]:

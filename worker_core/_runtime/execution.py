@@ -9,11 +9,13 @@ import attrs
 import structlog
 import trio
 
+from worker_core._bullmq.calls import now_ms
 from worker_core._bullmq.cancelling import CANCELLED
 from worker_core._bullmq.replies import Claim
 from worker_core._runtime.context import Context, Surroundings
 from worker_core._runtime.envelope import Envelope, write_envelope, write_pointer
 from worker_core._runtime.failure import leading_error, reason_text, words_of
+from worker_core._runtime.put_back import ClaimPause, put_back
 from worker_core._runtime.requests import read_request, start_clock
 from worker_core._runtime.schedules import advance_scheduler
 from worker_core._runtime.scope import JobScope, StopReason
@@ -25,12 +27,19 @@ from worker_core._runtime.verdict import (
     HeldBack,
     LargeResult,
     Lost,
+    PutBack,
     Returned,
     Settlement,
     Verdict,
     WaitsForChildren,
 )
-from worker_core.errors import DeadlineExceeded, EngineError, InvalidRequest, Unrecoverable
+from worker_core.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    EngineError,
+    InvalidRequest,
+    Unrecoverable,
+)
 from worker_core.job import JobStep, JobType, Outcome
 from worker_core.signals import DelayJob, GiveBack, RateLimited, WaitForChildren
 from worker_core.strict_json import loads
@@ -72,6 +81,8 @@ class RunParts:
     results: ResultSettings
     outage_seconds: float
     """How long the writing of an outcome may take, an outage of Redis included."""
+    max_circuit_wait: timedelta
+    """How long an attempt may be put back while no circuit lets it through."""
     max_started_attempts: int | None
     log_each_job: bool
     """Whether anybody reads a line for each job; making one costs more than a quick job."""
@@ -99,8 +110,12 @@ class Execution:
         self._observed = around.notify is not None
         asks = type(job_type).timeout_of is not JobType.timeout_of
         self._has_clock = asks or job_type.timeout is not None
+        self._has_tenants = type(job_type).tenant_of is not JobType.tenant_of
         self.outage_seconds = parts.outage_seconds
         """How long the writing of an outcome may take."""
+        admission = around.admission
+        self.pause = ClaimPause(lambda: 0 if admission is None else admission.closings)
+        """When the consumer of these jobs is to claim nothing."""
         self._running = 0
         parts.metrics.watch_running(job_type.name, lambda: self._running)
 
@@ -131,6 +146,10 @@ class Execution:
         stored = run.context.stored
         if stored.id in self._wished:
             self._cancels.ended(stored, settlement.outcome)
+        if isinstance(verdict, PutBack):
+            self.pause.note_put_back(verdict.error, trio.current_time())
+        else:
+            self.pause.note_other()
         self._report(run.context, verdict, settlement.outcome)
 
     def release(self, run: Run) -> None:
@@ -165,6 +184,8 @@ class Execution:
         answer: object = None
         failure: Exception | None = None
         try:
+            if self._has_tenants:
+                context.tenant = self._type.tenant_of(request)
             if self._has_clock:
                 start_clock(self._type, scope, request)
             answer = await self._type.run(request, context)
@@ -176,6 +197,8 @@ class Execution:
             context.end()
         if scope.reason is not None:
             return _stopped(scope)
+        if isinstance(failure, CircuitOpen):
+            return put_back(failure, stored, longest=self._parts.max_circuit_wait, now_ms=now_ms())
         return self._publish(context, answer) if failure is None else _verdict_on(failure, scope)
 
     def _parse(self, context: Context) -> object:
@@ -220,7 +243,7 @@ class Execution:
     ) -> None:
         failure = None
         reason = None
-        if isinstance(verdict, Failed):
+        if isinstance(verdict, Failed | PutBack):
             reason = reason_text(verdict.error).decode()
             failure = verdict.error.failure if isinstance(verdict.error, EngineError) else None
         elif isinstance(verdict, Cancelled):

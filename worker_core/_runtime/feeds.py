@@ -11,8 +11,10 @@ import attrs
 from worker_core._bullmq.calls import ClaimOptions, RateLimit
 from worker_core._bullmq.job import KeepJobs
 from worker_core._bullmq.keys import QueueKeys
+from worker_core._bullmq.outbox import Outbox
 from worker_core._bullmq.queue import Queue
 from worker_core._runtime.cancels import Cancels
+from worker_core._runtime.dead_letters import DeadLetters
 from worker_core._runtime.keeper import Keeper
 from worker_core.redis import open_blocking_link
 
@@ -28,13 +30,15 @@ __all__ = ["Feed", "open_feed"]
 
 @attrs.frozen
 class Feed:
-    """One queue that feeds one job type, the keeper of its locks, and who is to be cancelled."""
+    """One queue that feeds one job type, and what is kept of its jobs beside their runs."""
 
     job_type: JobType[Any]
     spec: QueueSpec
     queue: Queue
     keeper: Keeper
     cancels: Cancels
+    dead_letters: DeadLetters | None
+    """`None` where none are wanted."""
 
 
 @asynccontextmanager
@@ -63,7 +67,15 @@ async def open_feed(
         )
         keeper = Keeper(queue, config.lock_renew_time)
         cancels = Cancels(queue, keeper, interval=config.stalled_interval)
-        yield Feed(job_type, spec, queue, keeper, cancels)
+        dead_letters = None
+        if settings.dead_letters.enabled:
+            dead_letters = DeadLetters(
+                Outbox(queue),
+                queue=spec.name,
+                worker=settings.worker.id,
+                interval=config.stalled_interval,
+            )
+        yield Feed(job_type, spec, queue, keeper, cancels, dead_letters)
 
 
 def _limit(spec: QueueSpec) -> RateLimit | None:

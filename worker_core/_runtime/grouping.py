@@ -65,6 +65,11 @@ class Grouping:
         self.due_at = now + _INTERVAL_SECONDS
         return Group(content, thinking, tool_calls)
 
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._content, self._thinking, self._count = "", "", 0
+        self._tool_calls.clear()
+
     def put_off(self, now: float) -> None:
         """Let what waits wait on: it cannot be sent now."""
         self.due_at = now + _INTERVAL_SECONDS

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from worker_core._runtime.engine_calls import EngineUse, GuardedEngine, NoEngine
+from worker_core._runtime.engine_calls import GuardedEngine
+from worker_core._runtime.engine_use import EngineUse
 from worker_core._runtime.envelope import Envelope, write_envelope
 from worker_core._runtime.failure import leading_error, words_of
+from worker_core._runtime.no_engine import NoEngine
 from worker_core._runtime.requests import read_request, start_clock
 from worker_core._runtime.scope import JobScope
 from worker_core.errors import DeadlineExceeded, Fault, InvalidRequest, Unrecoverable
+from worker_core.fallback import Asker
 from worker_core.inner import InnerResult
 from worker_core.signals import JobSignal
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from worker_core._observe.metrics import WorkerMetrics
     from worker_core._runtime.admission import Admission
+    from worker_core._runtime.fallbacks import FallbackChain
     from worker_core.children import ChildJobs
     from worker_core.engine import ChatChunk
     from worker_core.inner import InnerTypes
@@ -41,6 +45,8 @@ class InnerParts:
     metrics: WorkerMetrics
     admission: Admission | None
     """The way to the engine; `None` where the worker has none."""
+    fallbacks: FallbackChain | None = None
+    """What is asked when a call to it fails."""
     job_types: Mapping[str, JobType[Any]]
     slots: Mapping[str, int]
     """How many jobs of each type the worker runs at once."""
@@ -120,6 +126,7 @@ class _InnerRun:
         self.outer = outer
         self.scope = JobScope(self._shield)
         self.job: Job = attrs.evolve(outer.job, type=kind.name)
+        self.tenant = outer.tenant
         self.engine = self._new_engine()
         self.warnings: list[str] = []
 
@@ -143,6 +150,9 @@ class _InnerRun:
         failure: Exception | None = None
         with self._shield:
             try:
+                tenant = self._kind.tenant_of(request)
+                if tenant is not None:
+                    self.tenant = tenant
                 start_clock(self._kind, self.scope, request)
                 answer = await self._kind.run(request, context)
             except* Exception as group:  # noqa: BLE001  # the boundary of a run: raised below
@@ -164,7 +174,16 @@ class _InnerRun:
         admission = self._parts.admission
         if admission is None:
             return NoEngine()
-        return GuardedEngine(admission, self.scope, self._express, _ignore, self._use, self._share)
+        return GuardedEngine(
+            admission,
+            self.scope,
+            self._express,
+            _ignore,
+            self._use,
+            self._share,
+            fallbacks=self._parts.fallbacks,
+            asker=lambda: Asker(job=self.job, tenant=self.tenant),
+        )
 
     def _result(self, answer: object) -> InnerResult:
         envelope = Envelope(
@@ -191,12 +210,17 @@ class _InnerContext:
     """What `worker_core.job.JobContext` promises, for a run within another's."""
 
     def __init__(self, run: _InnerRun, within: InnerRuns) -> None:
+        self._run = run
         self._outer = run.outer
         self._scope = run.scope
         self._warnings = run.warnings
         self._within = within
         self.engine = run.engine
         self.job = run.job
+
+    @property
+    def tenant(self) -> str | None:
+        return self._run.tenant
 
     @property
     def redis(self) -> Redis:

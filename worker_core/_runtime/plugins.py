@@ -16,6 +16,7 @@ from worker_core import hookspecs
 from worker_core.backoff import BackoffStrategy
 from worker_core.engine import Engine
 from worker_core.errors import PluginError
+from worker_core.fallback import Fallback
 from worker_core.health import HealthCheck
 from worker_core.job import JobType
 from worker_core.service import Service
@@ -90,6 +91,8 @@ class Composition:
     health_checks: tuple[HealthCheck, ...] = ()
     backoffs: Mapping[str, BackoffStrategy] = attrs.field(factory=dict)
     """The strategies by name."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """In the order in which they are asked."""
 
 
 def find_plugins() -> dict[str, list[PluginInfo]]:
@@ -123,11 +126,17 @@ def import_plugin(name: str) -> PluginClass:
     return PluginClass(info, cls, settings)
 
 
-def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None) -> Composition:
+def compose(
+    plugins: Sequence[tuple[PluginClass, object]],
+    *,
+    engine: str | None,
+    fallbacks: Sequence[str] | None = None,
+) -> Composition:
     """Build the plugins, each with its settings, and ask them for what they provide.
 
     `plugins` are in configured order, the engine's among them; `engine` is the plugin whose engine
-    runs the models. Raises `PluginError` for the first plugin that breaks its contract.
+    runs the models, `fallbacks` the strategies to use in their order, `None` for all. Raises
+    `PluginError` for the first plugin that breaks its contract.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -141,6 +150,8 @@ def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None
     _check_names(checks, "health check", taken={"redis", "queue", engine})
     backoffs = _collect(manager, enabled, "worker_core_backoff_strategies", BackoffStrategy)
     _check_names(backoffs, "backoff strategy", taken=set())
+    strategies = _collect(manager, enabled, "worker_core_fallbacks", Fallback)  # type: ignore[type-abstract]  # for isinstance only
+    _check_names(strategies, "fallback strategy", taken=set())
     _check_job_types(job_types)
     chosen = _choose_engine(enabled, engines, engine)
     for owner, job_type in job_types:
@@ -157,6 +168,7 @@ def compose(plugins: Sequence[tuple[PluginClass, object]], *, engine: str | None
         ),
         health_checks=tuple(check for _, check in checks),
         backoffs={strategy.name: strategy for _, strategy in backoffs},
+        fallbacks=_in_order([strategy for _, strategy in strategies], fallbacks),
     )
 
 
@@ -242,7 +254,7 @@ def _check_job_types(job_types: Sequence[tuple[PluginInfo, JobType[Any]]]) -> No
 
 
 def _check_names(
-    named: Sequence[tuple[PluginInfo, HealthCheck | BackoffStrategy]],
+    named: Sequence[tuple[PluginInfo, HealthCheck | BackoffStrategy | Fallback]],
     what: str,
     taken: set[str | None],
 ) -> None:
@@ -250,6 +262,18 @@ def _check_names(
         if one.name in taken:
             raise _broken(owner, f"a {what} {one.name!r} is there already")
         taken.add(one.name)
+
+
+def _in_order(strategies: Sequence[Fallback], wanted: Sequence[str] | None) -> tuple[Fallback, ...]:
+    if wanted is None:
+        return tuple(strategies)
+    by_name = {strategy.name: strategy for strategy in strategies}
+    for name in wanted:
+        if name not in by_name:
+            there = ", ".join(by_name) or "none"
+            words = f"is in [worker] fallbacks, and no enabled plugin brings it; there are: {there}"
+            raise PluginError(name, words)
+    return tuple(by_name[name] for name in dict.fromkeys(wanted))
 
 
 def _choose_engine(

@@ -14,7 +14,7 @@ import attrs
 import structlog
 
 from worker_core._bullmq.attempts import GiveUp, RetryAfter, next_step
-from worker_core._bullmq.calls import Failure, Finish
+from worker_core._bullmq.calls import Failure, Finish, now_ms
 from worker_core._bullmq.cancelling import CANCELLED
 from worker_core._bullmq.replies import (
     STILL_OWNED,
@@ -24,7 +24,13 @@ from worker_core._bullmq.replies import (
     Refusal,
     may_have_run,
 )
-from worker_core._runtime.failure import is_retryable, reason_text, trace_list
+from worker_core._runtime.failure import (
+    class_of,
+    history_with,
+    is_retryable,
+    reason_text,
+    trace_list,
+)
 from worker_core._runtime.verdict import (
     Cancelled,
     Completed,
@@ -33,6 +39,7 @@ from worker_core._runtime.verdict import (
     HeldBack,
     LargeResult,
     Lost,
+    PutBack,
     Returned,
     Settlement,
     Verdict,
@@ -55,6 +62,8 @@ if TYPE_CHECKING:
     from worker_core._bullmq.queue import Queue
     from worker_core._bullmq.replies import Settled
     from worker_core._runtime.backoffs import Backoffs
+    from worker_core._runtime.dead_letters import DeadLetters
+    from worker_core.dead_letters import ErrorClass
 
 __all__ = ["Announce", "Settler"]
 
@@ -97,11 +106,13 @@ class Settler:
         may_fetch: Callable[[], bool],
         *,
         backoffs: Backoffs,
+        dead_letters: DeadLetters | None = None,
         max_started: int | None = None,
     ) -> None:
         self._queue = queue
         self._may_fetch = may_fetch
         self._backoffs = backoffs
+        self._dead_letters = dead_letters
         self._max_started = max_started
 
     async def settle(
@@ -113,6 +124,8 @@ class Settler:
         """
         if job.repairs and not isinstance(verdict, Lost):
             await self._repeat(lambda: self._queue.repair(job, token))
+        if job.attempts_started > job.attempts_made + 1:
+            await self._review_letters(job, verdict)
         match verdict:
             case Completed():
                 # Not in a method of its own: this is the way of almost every job.
@@ -134,6 +147,11 @@ class Settler:
             case Delayed(delay_ms):
                 announce(Outcome.DELAYED, None)
                 return await self._delay(job, token, delay_ms, Outcome.DELAYED)
+            case PutBack(_, delay_ms, since_ms):
+                announce(Outcome.DELAYED, None)
+                return await self._delay(
+                    job, token, delay_ms, Outcome.DELAYED, put_off_since_ms=since_ms
+                )
             case WaitsForChildren():
                 return await self._wait_for_children(job, token, announce)
             case HeldBack(limit_ms):
@@ -143,6 +161,12 @@ class Settler:
                 return await self._give_back(job, token, Outcome.RATE_LIMITED, limited)
             case Lost():
                 return Settlement(Outcome.LOST)
+
+    async def _review_letters(self, job: StoredJob, verdict: Verdict) -> None:
+        """See to what an earlier run has left that ended without a word, maybe as it failed for good."""
+        dead = self._dead_letters
+        if dead is not None and isinstance(verdict, Completed | Failed | Cancelled):
+            await self._repeat(lambda: dead.review_job(job.id))
 
     async def _not_completed(
         self, job: StoredJob, token: str, refusal: Refusal, announce: Announce
@@ -166,7 +190,12 @@ class Settler:
     async def _fail(
         self, job: StoredJob, token: str, error: Exception, announce: Announce
     ) -> Settlement:
-        failure = Failure(reason=reason_text(error), stacktrace=trace_list(job, error))
+        at_ms = now_ms()
+        failure = Failure(
+            reason=reason_text(error),
+            stacktrace=trace_list(job, error),
+            history=history_with(job, error, at_ms=at_ms, worker=self._queue.options.worker),
+        )
         # Jitter, no secret.
         step = next_step(
             job,
@@ -183,12 +212,34 @@ class Settler:
                 reason = failure.reason
                 if because is not None:
                     reason = f"{because}; the attempt failed with: ".encode() + reason
-                announce(Outcome.FAILED, reason)
-                ending = Finish(completed=False, value=reason, stacktrace=failure.stacktrace)
-                ended = await self._finish(job, token, ending, Outcome.FAILED, announce)
-                if isinstance(ended, Finished):
-                    return Settlement(Outcome.FAILED, ended.following)
-                return _lost(job, ended)
+                ending = Finish(
+                    completed=False,
+                    value=reason,
+                    stacktrace=failure.stacktrace,
+                    history=failure.history,
+                    at_ms=at_ms,
+                )
+                return await self._give_up(job, token, ending, class_of(job, error), announce)
+
+    async def _give_up(
+        self,
+        job: StoredJob,
+        token: str,
+        ending: Finish,
+        error_class: ErrorClass,
+        announce: Announce,
+    ) -> Settlement:
+        """Fail a job for good, and see to its dead letter."""
+        dead, entry = self._dead_letters, None
+        if dead is not None:
+            entry = await self._repeat(lambda: dead.promise(job, token, ending, error_class))
+        announce(Outcome.FAILED, ending.value)
+        ended = await self._finish(job, token, ending, Outcome.FAILED, announce)
+        if dead is not None and entry is not None:
+            dead.settled(entry, accepted=isinstance(ended, Finished))
+        if isinstance(ended, Finished):
+            return Settlement(Outcome.FAILED, ended.following)
+        return _lost(job, ended)
 
     async def _cancel(self, job: StoredJob, token: str, announce: Announce) -> Settlement:
         announce(Outcome.CANCELLED, CANCELLED)
@@ -241,9 +292,19 @@ class Settler:
         return Settlement(outcome, following) if refusal is None else _lost(job, refusal)
 
     async def _delay(
-        self, job: StoredJob, token: str, delay_ms: int, outcome: Outcome
+        self,
+        job: StoredJob,
+        token: str,
+        delay_ms: int,
+        outcome: Outcome,
+        *,
+        put_off_since_ms: int | None = None,
     ) -> Settlement:
-        refusal = await self._let_go(job, token, lambda: self._queue.delay(job, token, delay_ms))
+        refusal = await self._let_go(
+            job,
+            token,
+            lambda: self._queue.delay(job, token, delay_ms, put_off_since_ms=put_off_since_ms),
+        )
         return Settlement(outcome) if refusal is None else _lost(job, refusal)
 
     async def _wait_for_children(

@@ -2,7 +2,8 @@
 
 Each entry is JSON under `data`, with its index in the run:
 
-    begin   a run of the job begins: what stands before it does not count any more
+    begin   a run of the job begins, or a fallback answers anew within one: what stands before it
+            does not count any more
     chunk   a piece of the answer
     stop    the run ends without an answer, and the job will run again
     end     the job has ended; nothing follows
@@ -74,13 +75,17 @@ class TokenStream:
         self._closed = False
         self._ended: tuple[Outcome, bytes | None] | None = None
         self._end = b""
-        first = stored.attempts_started <= 1
-        begin = {"event": "begin", "index": 0, "attempt": stored.attempts_made + 1}
-        self._post(dumps(begin), Place.FRESH if first else Place.APPEND)
+        self._attempt = stored.attempts_made + 1
+        self._begin(Place.FRESH if stored.attempts_started <= 1 else Place.APPEND)
 
     def add(self, piece: ChatChunk) -> None:
         """Send a piece, now or soon."""
-        if self._closed or not (piece.content or piece.thinking or piece.tool_calls):
+        if self._closed:
+            return
+        if piece.restart:
+            self._grouping.clear()
+            self._begin(Place.APPEND)
+        if not (piece.content or piece.thinking or piece.tool_calls):
             return
         if self._grouping.add(piece, anyio.current_time()):
             self.flush()
@@ -116,6 +121,11 @@ class TokenStream:
             self._end = end_of_run(self._index, outcome, reason)
             self._index += 1
         self._send(self._end, Place.ONCE)
+
+    def _begin(self, place: Place) -> None:
+        # The index goes on where the run begins anew, so that a reader sees what it has missed.
+        begin = {"event": "begin", "index": self._index, "attempt": self._attempt}
+        self._post(dumps(begin), place)
 
     def _write(self, group: Group | None) -> None:
         if group is None:

@@ -12,6 +12,8 @@ from worker_core.job import Outcome
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from worker_core.errors import CircuitOpen
+
 __all__ = [
     "Cancelled",
     "Completed",
@@ -20,6 +22,7 @@ __all__ = [
     "HeldBack",
     "LargeResult",
     "Lost",
+    "PutBack",
     "Returned",
     "Settlement",
     "Verdict",
@@ -69,6 +72,16 @@ class Delayed:
 
 
 @attrs.frozen
+class PutBack:
+    """The engine may not be asked: the job runs again after a time, no attempt spent."""
+
+    error: CircuitOpen
+    delay_ms: int
+    since_ms: int
+    """When this attempt was put back for the first time, in milliseconds since the epoch."""
+
+
+@attrs.frozen
 class WaitsForChildren:
     """The job runs again when its children have ended, no attempt spent."""
 
@@ -86,7 +99,15 @@ class Lost:
 
 
 Verdict: TypeAlias = (
-    Completed | Failed | Cancelled | Returned | Delayed | WaitsForChildren | HeldBack | Lost
+    Completed
+    | Failed
+    | Cancelled
+    | Returned
+    | Delayed
+    | PutBack
+    | WaitsForChildren
+    | HeldBack
+    | Lost
 )
 
 

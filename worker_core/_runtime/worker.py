@@ -6,8 +6,8 @@ The tree, outside in. What stands outside outlives what stands inside it:
     └ services       beside the jobs, restarted with backoff; there before Redis is and while
       │              draining, to say so; the watchdog's pulse
       └ keepers      one per queue: renews the locks of all its running jobs in one call; the
-        │            stalled check; the pump; who is to be cancelled
-        └ plugins    engine and job types, entered after the links, left after the last job
+        │            stalled check; the pump; who is to be cancelled; dead letters
+        └ plugins    engine, fallbacks and job types, entered after the links, left after the last job
           └ loads    models being loaded: they belong to the worker, no job's end stops them
             └ slots  one long-lived task each; its jobs run one after the other in one scope,
               │      shielded from everything but their own reasons, that a stopped job spends;
@@ -46,8 +46,9 @@ from worker_core._bullmq.queue import Queue
 from worker_core._bullmq.scripts import load_scripts
 from worker_core._observe.metrics import WorkerMetrics
 from worker_core._runtime.assembly import Assembly
-from worker_core._runtime.cancels import hear_wishes
+from worker_core._runtime.cancels import Listener, hear_channels
 from worker_core._runtime.consumer import Consumer
+from worker_core._runtime.control import Control
 from worker_core._runtime.feeds import Feed, open_feed
 from worker_core._runtime.pump import Pump
 from worker_core._runtime.services import ServiceSurroundings, supervise
@@ -229,10 +230,14 @@ class Worker:
                     )
                     keepers.start_soon(self._guarded, sweep)
                     keepers.start_soon(self._guarded, feed.cancels.run)
-                hear = partial(hear_wishes, self._connector, [feed.cancels for feed in feeds])
+                    if feed.dead_letters is not None:
+                        keepers.start_soon(self._guarded, feed.dead_letters.run)
+                control = Control(self._settings.worker.id, link, prefix=config.prefix)
+                listeners: list[Listener] = [*(feed.cancels for feed in feeds), control]
+                hear = partial(hear_channels, self._connector, listeners)
                 keepers.start_soon(self._guarded, hear)
                 await self._learn_wishes(feeds)
-                await self._run_plugins(link, feeds, task_status)
+                await self._run_plugins(link, feeds, control, task_status)
                 keepers.cancel_scope.cancel()
 
     async def _learn_wishes(self, feeds: list[Feed]) -> None:
@@ -251,7 +256,7 @@ class Worker:
         self.metrics.models_loaded(len(loaded))
 
     async def _run_plugins(
-        self, link: Link, feeds: list[Feed], task_status: TaskStatus[None]
+        self, link: Link, feeds: list[Feed], control: Control, task_status: TaskStatus[None]
     ) -> None:
         """The level of engine and job types, and in it that of the loads."""
         # One scope around all of it, not one for each part: what is entered here may open scopes of
@@ -263,7 +268,7 @@ class Worker:
                     await self._enter_plugins(entered)
                 level.deadline = math.inf
                 async with anyio.create_task_group() as loads:
-                    consumers = self._assembly(link, loads).consumers(feeds)
+                    consumers = self._assembly(link, control, loads).consumers(feeds)
                     self.status.consumers = tuple(consumers)
                     await self._consume(feeds, consumers, task_status)
                     loads.cancel_scope.cancel()
@@ -273,11 +278,12 @@ class Worker:
                 raise PluginError("*", f"engine or job types did not start in {_START_SECONDS:g} s")
             _log.error("engine or job types were cut off as the worker stopped")
 
-    def _assembly(self, link: Link, loads: TaskGroup) -> Assembly:
+    def _assembly(self, link: Link, control: Control, loads: TaskGroup) -> Assembly:
         return Assembly(
             settings=self._settings,
             composition=self._composition,
             metrics=self.metrics,
+            control=control,
             pump=self._pump,
             redis=Redis(link, prefix=self._settings.queue.prefix),
             loads=loads,
@@ -290,6 +296,8 @@ class Worker:
             await entered.enter_async_context(engine)
             _check_hosts(engine)
             self.status.add_gauge(partial(self._measure_models, engine))
+        for fallback in self._composition.fallbacks:
+            await entered.enter_async_context(fallback)
         for job_type in self._composition.job_types:
             await entered.enter_async_context(job_type)
 

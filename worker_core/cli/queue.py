@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,21 +22,21 @@ from worker_core._bullmq import counting
 from worker_core._bullmq.calls import COUNTED_STATES, count_jobs, now_ms
 from worker_core._bullmq.keys import QueueKeys
 from worker_core._bullmq.replies import read_counts
-from worker_core.cli.options import Duration, fail, refuse
-from worker_core.cli.redis_options import Place, place_of, redis_options
+from worker_core.cli.options import Duration
+from worker_core.cli.plain_links import plain_link
+from worker_core.cli.redis_options import place_of, redis_options
 from worker_core.client.flows import Command
-from worker_core.client.plain_link import PlainLink
 from worker_core.durations import format_duration
-from worker_core.errors import ConfigError, RedisError, ReplyError
+from worker_core.errors import RedisError, ReplyError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from worker_core.client.plain_link import PlainLink
     from worker_core.redis import Arg
 
 __all__ = ["command"]
 
-_REPLY_SECONDS = 5.0
 _PAGE = 1000
 _WIDE = 140
 _SHORTEST_INTERVAL = timedelta(milliseconds=100)
@@ -86,7 +86,7 @@ def stats(
 ) -> None:
     """Count the jobs of each QUEUE by state; without names those of every queue there is."""
     place = place_of(config, prefix, redis_url)
-    with _link(place) as link:
+    with plain_link(place) as link:
         reader = _Reader(link, place.prefix)
         # Found once: looking for them goes through all keys of the server.
         queues = [_keys(place.prefix, name) for name in names] or reader.find()
@@ -98,21 +98,6 @@ def stats(
             _watch(_again(reader, queues, found, interval), as_json=as_json)
         else:
             _show(found, as_json=as_json)
-
-
-@contextmanager
-def _link(place: Place) -> Iterator[PlainLink]:
-    """Open a link; end the command with words for whatever goes wrong."""
-    try:
-        link = PlainLink(place.endpoint, prefix=place.prefix, reply_timeout=_REPLY_SECONDS)
-    except ConfigError as error:
-        refuse(error)
-    try:
-        yield link
-    except RedisError as error:
-        fail(str(error))
-    finally:
-        link.close()
 
 
 def _keys(prefix: str, name: str) -> QueueKeys:

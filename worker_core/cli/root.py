@@ -14,12 +14,15 @@ from worker_core.cli.run import run, run_worker
 __all__ = ["main"]
 
 _COMMANDS = {
+    "batch": "Submit files of requests in OpenAI's form, and fetch the answers.",
+    "circuits": "Ask running workers about their circuits, and close them.",
     "health": "Ask a worker how it is.",
     "queue": "Look at queues.",
     "demo": "Run jobs of every kind on a real model, everything embedded.",
     "config": "Show and check settings.",
     "jobs": "Add jobs and look at them.",
     "plugins": "List plugins.",
+    "dead-letter": "Look at jobs that failed for good, run them again.",
 }
 _ENTRY_POINTS = "worker_core.commands"
 
@@ -36,7 +39,7 @@ class _LazyCommands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
-            module = importlib.import_module(f"worker_core.cli.{cmd_name}")
+            module = importlib.import_module(f"worker_core.cli.{cmd_name.replace('-', '_')}")
             command: click.Command = module.command
             return command
         for entry_point in entry_points(group=_ENTRY_POINTS, name=cmd_name):

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from worker_core.circuit import CircuitLimits
 from worker_core.config import EnvUnit, at_least, longer_than_zero, setting
 from worker_core.engine import HostLimits
 from worker_core.model_name import canonical_model_name
@@ -76,6 +77,8 @@ class OllamaSettings:
     first_token_timeout: timedelta = setting(timedelta(seconds=120), validator=longer_than_zero)
     between_tokens_timeout: timedelta = setting(timedelta(seconds=60), validator=longer_than_zero)
     load_timeout: timedelta = setting(timedelta(minutes=15), validator=longer_than_zero)
+    circuit: CircuitLimits = setting(factory=CircuitLimits)
+    """When calls are kept away from the server, or from one of its models."""
     runner: RunnerProfile = setting(factory=RunnerProfile)
     """How every model is loaded."""
     runner_by_model: Mapping[str, RunnerProfile] = setting(factory=dict)
@@ -107,6 +110,7 @@ class OllamaSettings:
             between_tokens_timeout=self.between_tokens_timeout,
             total_timeout=self.timeout,
             load_timeout=self.load_timeout,
+            circuit=self.circuit,
         )
 
     def runner_of(self, model: str) -> RunnerProfile:
