@@ -318,6 +318,18 @@ def test_a_letter_that_cannot_be_delivered_is_tried_again() -> None:
     assert (server.letters, server.kept) == ([b"{}"], {})
 
 
+def test_a_review_that_was_not_answered_is_made_again_soon() -> None:
+    server = ModelServer(fates=[Fate.REFUSED, Fate.AWAY], exists=False, kept={ENTRY: b"{}"})
+
+    async def run() -> None:
+        with anyio.move_on_after(10):
+            await letters_of(server).run()
+
+    with capture_logs():
+        run_virtual(run)
+    assert (server.letters, server.kept) == ([b"{}"], {})
+
+
 def test_a_worker_that_stops_delivers_what_is_due() -> None:
     server = ModelServer()
 

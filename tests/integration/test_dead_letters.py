@@ -64,6 +64,11 @@ async def letter_of(redis, queue=PROBE):
     return letter_id, letter
 
 
+def entry_of(job_id, **members):
+    """What a worker that is dead has left in the outbox."""
+    return OutboxEntry(job_id=job_id, name="job", token="gone:1", **members)
+
+
 # --- What there is of a job that failed for good ---
 
 
@@ -202,6 +207,9 @@ async def test_a_worker_killed_around_any_step_leaves_one_letter(
         job_id = put(redis, ECHO, {"no": "text"}, **options)
         with anyio.fail_after(20):
             await proxy.struck.wait()
+        if step == "the delivery":
+            # Moved, both or neither: a letter that somebody takes at once does not come back.
+            assert len(letters(redis, ECHO)) + len(outbox(redis, ECHO)) == 1
         await start(valkey.url)
 
         def is_over():
@@ -247,11 +255,9 @@ async def test_what_a_dead_worker_has_left_is_delivered_by_the_next_at_its_start
     # As if it had died between the finish and the delivery.
     left = redis.hget(f"bull:{PROBE}-dead:{letter_id}", "data")
     fields = fields_of(redis, job_id)
-    entry = OutboxEntry(
-        job_id=job_id,
-        name="job",
+    entry = entry_of(
+        job_id,
         created_ms=int(fields["timestamp"]),
-        token="gone:1",
         worker=fields["pb"],
         at_ms=int(fields["finishedOn"]),
     )
@@ -259,6 +265,37 @@ async def test_what_a_dead_worker_has_left_is_delivered_by_the_next_at_its_start
     redis.hset(QueueKeys("bull", PROBE).dead_outbox, entry.field(), left)
     async with running(valkey.url, probe()):
         assert (await letter_of(redis))[0] == letter_id
+
+
+async def test_an_earlier_run_is_decided_about_before_the_job_is_removed(valkey):
+    redis, ledger = valkey.client, Ledger()
+    job_id = put(redis, PROBE, {"seconds": 0.3}, keep_completed=0)
+    redis.hset(f"bull:{PROBE}:{job_id}", "ats", 1)
+    async with running(valkey.url, probe(ledger)):
+        # As if its first worker had died just before it would have failed it.
+        await eventually_async(lambda: ledger.began)
+        created_ms = int(fields_of(redis, job_id)["timestamp"])
+        entry = entry_of(job_id, created_ms=created_ms, worker="gone", at_ms=1)
+        redis.hset(QueueKeys("bull", PROBE).dead_outbox, entry.field(), "{}")
+        await eventually_async(lambda: ledger.outcomes == [(job_id, Outcome.COMPLETED)])
+        assert not redis.exists(f"bull:{PROBE}:{job_id}")
+        assert not outbox(redis)
+    assert letters(redis) == {}
+
+
+async def test_what_the_server_refuses_does_not_hold_up_the_others(valkey):
+    redis = valkey.client
+    key = QueueKeys("bull", PROBE).dead_outbox
+    refused, gone = (
+        entry_of(job_id, created_ms=5, worker="gone", at_ms=7) for job_id in ("refused", "gone")
+    )
+    redis.set(f"bull:{PROBE}:refused", "no hash")
+    redis.hset(key, refused.field(), "{}")
+    redis.hset(key, gone.field(), "{}")
+    async with running(valkey.url, probe()):
+        await eventually_async(lambda: redis.llen(f"bull:{PROBE}-dead:wait") == 1)
+    assert redis.lrange(f"bull:{PROBE}-dead:wait", 0, -1) == [b"gone-7"]
+    assert outbox(redis) == [refused.field()]
 
 
 async def test_an_entry_of_another_version_is_left_alone(valkey):

@@ -24,11 +24,10 @@ import structlog
 
 from worker_core._bullmq.outbox import OutboxEntry
 from worker_core.dead_letters import read_attempts
-from worker_core.errors import InvalidRequest, RedisError
+from worker_core.errors import InvalidRequest, RedisError, ReplyError
 from worker_core.strict_json import loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import timedelta
 
     from worker_core._bullmq.calls import Finish
@@ -46,6 +45,8 @@ _FLUSH_SECONDS = 2.0
 """How long the end of the worker may wait for letters on their way; what is left stays in the outbox."""
 _AT_ONCE = 100
 """Letters delivered side by side."""
+_MOST_DUE = 10_000
+"""Letters remembered while none can be delivered; the review finds the others."""
 
 
 class Decision(enum.Enum):
@@ -106,21 +107,22 @@ class DeadLetters:
 
     def settled(self, entry: OutboxEntry, *, accepted: bool) -> None:
         """Learn whether a job has failed for good: deliver its letter soon, or drop it."""
-        if accepted:
+        if not accepted:
+            self._outbox.post_drop(entry)
+        elif len(self._due) < _MOST_DUE:
             # Not here: the finish has brought the slot its next job, whose lock nobody renews yet.
             self._due[entry] = None
             self._woken.set()
-        else:
-            self._outbox.post_drop(entry)
 
     async def review_job(self, job_id: str) -> None:
         """Decide about what an earlier run of a job has left, before an outcome of this one is written.
 
         Otherwise a job that is removed as it ends would look as if the earlier run had failed it.
         """
-        entries = await self._outbox.entries()
-        # The earlier one may have been the same slot's: its lock is this one's.
-        await self._settle((one for one in entries if one.job_id == job_id), may_come=False)
+        for entry in await self._outbox.entries():
+            if entry.job_id == job_id:
+                # The earlier run may have been the same slot's: its lock is this one's.
+                await self._settle(entry, may_come=False)
 
     async def run(self) -> None:
         """Deliver letters, and decide about those that others have left; until cancelled."""
@@ -129,8 +131,10 @@ class DeadLetters:
             while True:
                 missed = not await self._deliver_due()
                 if anyio.current_time() >= review_at:
-                    missed = not await self._review() or missed
-                    review_at = anyio.current_time() + self._interval
+                    if await self._review():
+                        review_at = anyio.current_time() + self._interval
+                    else:
+                        missed = True
                 if missed:
                     await anyio.sleep(min(self._interval, _RETRY_SECONDS))
                     continue
@@ -157,7 +161,9 @@ class DeadLetters:
             await self._outbox.deliver(entry)
         except RedisError as error:
             reason = str(error)
-            _log.warning("a dead letter is late", queue=self._queue, reason=reason)
+            _log.warning(
+                "a dead letter is late", queue=self._queue, job_id=entry.job_id, reason=reason
+            )
         else:
             self._due.pop(entry, None)
 
@@ -165,24 +171,33 @@ class DeadLetters:
         """Decide about all that the outbox holds, and tell whether the queue answered."""
         try:
             with anyio.fail_after(_LONGEST_REVIEW_SECONDS):
-                await self._settle(await self._outbox.entries())
+                for entry in await self._outbox.entries():
+                    await self._review_one(entry)
         except (RedisError, TimeoutError) as error:
             reason = str(error) or "no reply in time"
             _log.warning("dead letters not reviewed", queue=self._queue, reason=reason)
             return False
         return True
 
-    async def _settle(self, entries: Iterable[OutboxEntry], *, may_come: bool = True) -> None:
-        """Do as is decided; `may_come` says whether a finish may still come."""
-        for entry in entries:
-            match decide(entry, await self._outbox.standing(entry)):
-                case Decision.DELIVER:
-                    await self._outbox.deliver(entry)
-                    _log.debug("a dead letter was left", queue=self._queue, job_id=entry.job_id)
-                case Decision.WAIT if may_come:
-                    pass
-                case Decision.DROP | Decision.WAIT:
-                    await self._outbox.drop(entry)
+    async def _review_one(self, entry: OutboxEntry) -> None:
+        """Decide about one entry; where the server refuses, the others are not held up."""
+        try:
+            await self._settle(entry, may_come=True)
+        except ReplyError as error:
+            reason = str(error)
+            _log.warning(
+                "a dead letter is late", queue=self._queue, job_id=entry.job_id, reason=reason
+            )
+
+    async def _settle(self, entry: OutboxEntry, *, may_come: bool) -> None:
+        """Do with an entry as is decided; `may_come` says whether its finish may still come."""
+        match decide(entry, await self._outbox.standing(entry)):
+            case Decision.DELIVER:
+                await self._outbox.deliver(entry)
+            case Decision.WAIT if may_come:
+                pass
+            case Decision.DROP | Decision.WAIT:
+                await self._outbox.drop(entry)
 
 
 def _write(

@@ -263,7 +263,9 @@ def _find(
     client: SyncClient, queues: Sequence[str], where: LetterFilter, limit: int | None
 ) -> list[FoundLetter]:
     found = [
-        one for queue in queues for one in client.dead_letters(queue, where=where, limit=limit)
+        one
+        for queue in dict.fromkeys(queues)
+        for one in client.dead_letters(queue, where=where, limit=limit)
     ]
     found.sort(key=lambda one: one.letter.failed_at_ms, reverse=True)
     return found[:limit]
