@@ -87,6 +87,31 @@ async def test_a_batch_of_chats_and_embeddings_whose_embeddings_share_calls(
     assert set(runs(fake_engine).values()) == {1}
 
 
+async def test_a_long_batch_gives_way_to_jobs_that_come_later(valkey, fake_engine, start_worker):
+    """It has every place, and more of its items in line, when chats come. Each place that gets free
+    goes to a chat until half of them are the chats'; and the batch goes on with its own half."""
+    ready(fake_engine, tokens=4, token_seconds=0.1)
+    settings = settings_for(fake_engine, share=0.5)
+    settings["worker"]["concurrency"] = 8
+    settings["plugins"]["ollama"]["max_concurrent_requests"] = 4
+    await start_worker(settings)
+    async with open_client(valkey.url) as client:
+        items = [chat_item(f"item {number}") for number in range(30)]
+        batch = await client.submit_batch(items, concurrency=16)
+        await fake_engine.log.wait_until(lambda log: log.in_flight == 4, within=10)
+        bodies = [chat_item(f"person {number}").body for number in range(12)]
+        chats = [await client.submit("chat", body) for body in bodies]
+        for one in chats:
+            await client.result(one, timeout=SOON)
+        await client.result(batch, timeout=SOON)
+    order = [name.split()[0] for name in runs(fake_engine)]
+    first, last = order.index("person"), 41 - order[::-1].index("person")
+    # In order of arrival it would be the 17th.
+    assert first <= 6, order
+    while_they_waited = order[first:last]
+    assert 4 <= while_they_waited.count("item") <= 16, order
+
+
 async def test_stored_requests_run_too_and_go_when_the_batch_is_complete(
     valkey, fake_engine, start_worker
 ):
