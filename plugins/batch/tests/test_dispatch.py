@@ -9,6 +9,7 @@ import anyio
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 from worker_core_batch.dispatch import Limits, dispatch
 from worker_core_batch.sources import Entry, InlineRequests
 
@@ -114,8 +115,6 @@ async def test_what_is_skipped_does_not_run(autojump_clock: object) -> None:
 def test_each_item_runs_once_within_the_limits(
     types: str, together: int, slots: dict[str, int], skip: frozenset[int]
 ) -> None:
-    from trio.testing import MockClock  # noqa: PLC0415
-
     async def run() -> Floor:
         floor, _ = await run_all(types, together=together, of_type=slots.__getitem__, skip=skip)
         return floor

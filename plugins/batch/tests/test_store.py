@@ -12,6 +12,7 @@ from worker_core_batch.store import BatchStore, ItemRecord
 
 from worker_core.batches import BatchKeys, BatchPhase
 from worker_core.redis import Endpoint, Redis, open_link
+from worker_core.testing.polling import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,15 +90,18 @@ async def test_a_later_job_of_the_same_id_finds_nothing_of_the_earlier(store: Ba
     assert await store.done() == set()
 
 
+async def _waited(store: BatchStore, seconds: float) -> bool:
+    return await store.put_off() >= seconds
+
+
 async def test_how_long_nothing_has_ended_is_counted_from_the_first_time(
     store: BatchStore,
 ) -> None:
     assert await store.put_off() == 0.0
-    await anyio.sleep(0.05)
-    assert await store.put_off() >= 0.05
+    await eventually_async(lambda: _waited(store, 0.05))
     await store.record(outcome(1))
     assert await store.put_off() == 0.0
-    await anyio.sleep(0.01)
+    await eventually_async(lambda: _waited(store, 0.001))
     await store.give_up()
     assert await store.put_off() == 0.0
 
